@@ -1,0 +1,117 @@
+"""Compact a model that was trained with gates: an ESPnet model directory and ``summary.json``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_hjprune.bin.cli import run_command
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.model_dir import read_config
+
+COMPARED_SECONDS = (3.0, 1.7, 0.9)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--task", default="asr", help="ESPnet task of the model")
+    parser.add_argument("--train_config", required=True, help="config.yaml of the gated model")
+    parser.add_argument("--model_file", required=True, help="weights of the gated model")
+    parser.add_argument("--output_dir", required=True, help="model directory to write")
+    parser.add_argument(
+        "--wav", nargs="*", default=[], help="audio files to compare on; else synthetic audio"
+    )
+    parser.add_argument(
+        "--finetune_config", help="training configuration to complete with the architecture"
+    )
+    parser.add_argument(
+        "--finetune_output", help="where to write it; default OUTPUT_DIR/finetune.yaml"
+    )
+    return parser
+
+
+def comparison_audio(files: Sequence[str]) -> list[Any]:
+    """Utterances for the comparison: up to a few seconds of ``files``, or noise.
+
+    Raises:
+        HJPruneError: a file cannot be read.
+    """
+    import soundfile
+    import torch
+
+    if not files:
+        generator = torch.Generator().manual_seed(0)
+        noise = [torch.randn(round(s * 16000), generator=generator) for s in COMPARED_SECONDS]
+        return [n * 0.1 for n in noise]
+    waves = []
+    for file in files:
+        try:
+            samples, rate = soundfile.read(file, dtype="float32", frames=16000 * 10)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise HJPruneError(f"--wav {file} cannot be read: {error}") from error
+        if rate != 16000 or samples.ndim != 1 or len(samples) == 0:
+            raise HJPruneError(f"--wav {file} must be 16 kHz, single-channel and not empty")
+        waves.append(torch.from_numpy(samples))
+    return waves
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compact the model."""
+    args = get_parser().parse_args(argv)
+    config = read_config(args.train_config)
+    finetune = read_config(args.finetune_config) if args.finetune_config else None
+    waves = comparison_audio(args.wav)
+
+    import torch
+    import yaml
+
+    from espnet_hjprune.espnet.compaction import (
+        compact_model,
+        finetune_config,
+        load_gated_model,
+        task_module,
+    )
+
+    task = task_module(args.task)
+    model, upstream = load_gated_model(task, config, args.model_file)
+    result = compact_model(task, model, upstream, config, waves)
+
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    partial = output / "model.pth.partial"
+    torch.save(result.state, partial)
+    os.replace(partial, output / "model.pth")
+    write_text(output / "config.yaml", yaml.safe_dump(result.config, sort_keys=False))
+    if finetune is not None:
+        target = Path(args.finetune_output or output / "finetune.yaml")
+        text = yaml.safe_dump(finetune_config(result.config, finetune), sort_keys=False)
+        write_text(target, text)
+    write_text(output / "summary.json", json.dumps(result.summary, indent=2) + "\n")
+    summary = result.summary
+    logging.info(
+        "Compacted to %.3f of %.3f GMACs (sparsity %.4f) and %.3f of %.3f M parameters; largest "
+        "difference from the gated model %.2g",
+        summary["actual"]["macs"] / 1e9,
+        summary["dense"]["macs"] / 1e9,
+        summary["sparsity"]["actual"],
+        summary["actual"]["params"] / 1e6,
+        summary["dense"]["params"] / 1e6,
+        summary["max_abs_diff"],
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,89 @@
+"""Count MACs and parameters of an encoder, in total and by module."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_hjprune.bin.cli import run_command
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.pruning.config import SAMPLE_RATE
+from espnet_hjprune.pruning.cost import config_counts, module_costs
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--upstream", help="named architecture, or s3prl upstream with --ckpt")
+    parser.add_argument("--ckpt", help="checkpoint of the upstream")
+    parser.add_argument("--model_dir", help="ESPnet model directory instead of an upstream")
+    parser.add_argument("--seconds", type=float, default=10.0, help="audio length")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def find_config(args: argparse.Namespace) -> EncoderConfig:
+    """The architecture that the options name.
+
+    Raises:
+        HJPruneError: none or two are named, or the named one does not exist.
+    """
+    if bool(args.upstream) == bool(args.model_dir):
+        raise HJPruneError("give either --upstream or --model_dir")
+    if args.model_dir:
+        from espnet_hjprune.model_dir import read_architecture
+
+        return read_architecture(Path(args.model_dir) / "config.yaml")
+    from espnet_hjprune.upstream.architectures import ARCHITECTURES, architecture
+
+    if args.ckpt:
+        from espnet_hjprune.upstream.s3prl_source import load_upstream
+
+        return load_upstream(args.upstream, args.ckpt)[0]
+    if args.upstream not in ARCHITECTURES:
+        from espnet_hjprune.upstream.s3prl_source import load_upstream, upstream_family
+
+        # A registered upstream brings its own checkpoint.
+        upstream_family(args.upstream)
+        return load_upstream(args.upstream)[0]
+    return architecture(args.upstream)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the counts."""
+    args = get_parser().parse_args(argv)
+    if args.seconds <= 0:
+        raise HJPruneError(f"--seconds is {args.seconds}; it must be positive")
+    config = find_config(args)
+    samples = round(args.seconds * SAMPLE_RATE)
+    if samples < config.receptive_field:
+        raise HJPruneError(
+            f"--seconds {args.seconds} is shorter than one frame of "
+            f"{config.receptive_field / SAMPLE_RATE:.3f} seconds"
+        )
+    modules = module_costs(config, config_counts(config), samples)
+    macs = sum(module.macs for module in modules)
+    params = sum(module.params for module in modules)
+    if args.json:
+        rows = [{"name": m.name, "macs": m.macs, "params": m.params} for m in modules]
+        print(json.dumps({"macs": macs, "params": params, "modules": rows}, indent=2))
+        return
+    width = max(len(module.name) for module in modules)
+    print(f"{'module':{width}}  {'GMACs':>9}  {'share':>6}  {'parameters':>12}")
+    for module in modules:
+        share = module.macs / macs
+        print(f"{module.name:{width}}  {module.macs / 1e9:9.3f}  {share:6.1%}  {module.params:12,}")
+    for part in ("cnn", "transformer"):
+        part_macs = sum(m.macs for m in modules if m.part == part)
+        part_params = sum(m.params for m in modules if m.part == part)
+        print(
+            f"{part:{width}}  {part_macs / 1e9:9.3f}  {part_macs / macs:6.1%}  {part_params:12,}"
+        )
+    print(f"{'total':{width}}  {macs / 1e9:9.3f}  {1:6.1%}  {params:12,}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,34 @@
+"""Write a randomly initialised upstream checkpoint in s3prl's converted format."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+
+from espnet_hjprune.bin.cli import run_command
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--family", required=True, choices=["wav2vec2", "hubert"])
+    parser.add_argument("--size", required=True, help="mini, base, large, ...")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", required=True, help="checkpoint file to write")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the checkpoint."""
+    args = get_parser().parse_args(argv)
+    from espnet_hjprune.upstream.architectures import architecture
+    from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
+
+    config = architecture(f"{args.family}_{args.size}")
+    save_random_checkpoint(config, args.family, args.output, args.seed)
+    logging.info("Wrote a random %s_%s upstream to %s", args.family, args.size, args.output)
+
+
+if __name__ == "__main__":
+    run_command(main)

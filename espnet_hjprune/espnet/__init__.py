@@ -1,0 +1,1 @@
+"""The ``hj_prune`` plugin for ESPnet."""

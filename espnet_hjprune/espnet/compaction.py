@@ -1,0 +1,337 @@
+"""Turn a trained ESPnet model with gates into a smaller ESPnet model without."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.model import find_upstreams
+from espnet_hjprune.espnet.upstream_module import SpeechUpstream
+from espnet_hjprune.model_dir import FORMS, plugin_form, plugin_options, upstream_options
+from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.nn.encoder import SpeechEncoder
+from espnet_hjprune.pruning.compact import compact_encoder
+from espnet_hjprune.pruning.cost import config_counts, encoder_cost
+from espnet_hjprune.pruning.pruner import Pruner
+
+# Options of an ESPnet configuration that make up the model.
+MODEL_OPTIONS = (
+    "input_size",
+    "frontend",
+    "frontend_conf",
+    "normalize",
+    "normalize_conf",
+    "preencoder",
+    "preencoder_conf",
+    "encoder",
+    "encoder_conf",
+    "postencoder",
+    "postencoder_conf",
+    "decoder",
+    "decoder_conf",
+    "joint_net_conf",
+    "ctc_conf",
+    "model",
+)
+
+
+@dataclass
+class CompactModel:
+    """Result of a compaction.
+
+    Attributes:
+        config: ESPnet configuration, with the architecture inline.
+        state: weights of the ESPnet model.
+        summary: what ``summary.json`` holds.
+    """
+
+    config: dict[str, Any]
+    state: dict[str, torch.Tensor]
+    summary: dict[str, Any]
+
+
+def task_module(task: str) -> ModuleType:
+    """Import ``espnet2.tasks.<task>``.
+
+    Raises:
+        HJPruneError: there is no such task.
+    """
+    try:
+        return importlib.import_module(f"espnet2.tasks.{task}")
+    except ModuleNotFoundError as error:
+        raise HJPruneError(f"ESPnet has no task {task}; --task takes asr, slu, st, ...") from error
+
+
+def build_model(task: ModuleType, config: Mapping[str, Any]) -> nn.Module:
+    """Build the model that an ESPnet configuration describes."""
+    classes = [
+        member
+        for _, member in inspect.getmembers(task, inspect.isclass)
+        if member.__module__ == task.__name__ and hasattr(member, "build_model")
+    ]
+    return classes[0].build_model(argparse.Namespace(**copy.deepcopy(dict(config))))
+
+
+def load_gated_model(
+    task: ModuleType, config: Mapping[str, Any], model_file: str | Path
+) -> tuple[nn.Module, SpeechUpstream]:
+    """Build a gated model and load all of its weights.
+
+    Raises:
+        HJPruneError: there are no gates, the file is missing, or its weights do not fit.
+    """
+    if not plugin_options(dict(config), "the training configuration").get("pruning"):
+        raise HJPruneError(
+            "the training configuration has no pruning options; compaction needs a model that "
+            "was trained with gates"
+        )
+    if not Path(model_file).is_file():
+        raise HJPruneError(f"the model file {model_file} does not exist")
+    model = build_model(task, config).eval()
+    try:
+        state = torch.load(model_file, map_location="cpu", weights_only=False)
+        model.load_state_dict(state)
+    except Exception as error:
+        raise HJPruneError(
+            f"{model_file} does not hold the weights of the model that the training "
+            f"configuration describes ({str(error).splitlines()[0]})"
+        ) from error
+    return model, next(iter(find_upstreams(model).values()))
+
+
+def linear_readers(model: nn.Module, form: str) -> list[str] | None:
+    """Linear layers that alone read the upstream's features, by module path.
+
+    Returns:
+        ``None`` when something else reads them too, which then needs the full width.
+    """
+    from espnet2.asr.decoder.linear_decoder import LinearDecoder
+    from espnet2.asr.preencoder.linear import LinearProjection
+
+    def part(name: str) -> nn.Module | None:
+        return getattr(model, name, None)
+
+    if form == "frontend":
+        if part("specaug") is not None or part("normalize") is not None:
+            return None
+        if isinstance(part("preencoder"), LinearProjection):
+            return ["preencoder.linear_out"]
+        if part("preencoder") is not None or part("encoder") is not None:
+            return None
+    if part("postencoder") is not None or part("joint_network") is not None:
+        return None
+    readers = []
+    if isinstance(part("decoder"), LinearDecoder):
+        readers.append("decoder.linear_out")
+    elif part("decoder") is not None:
+        return None
+    if part("ctc") is not None:
+        readers.append("ctc.ctc_lo")
+    return readers or None
+
+
+def compact_model(
+    task: ModuleType,
+    model: nn.Module,
+    upstream: SpeechUpstream,
+    config: Mapping[str, Any],
+    waves: Sequence[torch.Tensor],
+) -> CompactModel:
+    """Remove closed units from the upstream and from what reads it.
+
+    Linear readers are sliced; for any other reader the compact upstream scatters its features
+    to the full width, with zeros at the closed positions.
+
+    Args:
+        task: the ESPnet task module.
+        model: gated model in evaluation mode; it is not changed.
+        upstream: its upstream.
+        config: its ESPnet configuration.
+        waves: utterances ``(samples,)`` on which the two models are compared.
+
+    Raises:
+        HJPruneError: the target ramp has not finished, or the model gives other outputs.
+    """
+    pruner = upstream.pruner
+    if pruner is None:
+        raise ValueError("the upstream has no gates")
+    if not pruner.constraint.ramp_finished:
+        raise HJPruneError(
+            f"the model was saved in optimiser step {int(pruner.constraint.num_steps)}, before "
+            f"the target finished rising in step {pruner.constraint.ramp_steps}; compact a later "
+            "epoch"
+        )
+    form = plugin_form(dict(config), "the training configuration")
+    encoder, kept = compact_encoder(upstream.encoder, pruner.evaluation_gates())
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    readers = linear_readers(model, form)
+    if len(kept) < upstream.config.hidden_size:
+        if readers is None:
+            encoder.config.output_width = upstream.config.output_size
+            encoder.config.output_positions = upstream.config.output_positions or kept
+        else:
+            for reader in readers:
+                state[f"{reader}.weight"] = state[f"{reader}.weight"][:, kept]
+    prefix = FORMS[form][2]
+    state = {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.startswith((prefix + "encoder.", prefix + "pruner."))
+    }
+    state |= {f"{prefix}encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    new_config = compact_config(config, encoder.config, task)
+    rebuilt = build_model(task, new_config).eval()
+    rebuilt.load_state_dict(state)
+    new_upstream = next(iter(find_upstreams(rebuilt).values()))
+    summary = summarise(pruner, new_upstream.encoder)
+    summary["max_abs_diff"] = largest_difference(
+        model, upstream, rebuilt, new_upstream, kept, readers or [], waves
+    )
+    return CompactModel(new_config, state, summary)
+
+
+def compact_config(
+    config: Mapping[str, Any], architecture: EncoderConfig, task: ModuleType
+) -> dict[str, Any]:
+    """The gated model's configuration with the compact architecture and without gates."""
+    new = copy.deepcopy(dict(config))
+    source = "the training configuration"
+    plugin_options(new, source).pop("pruning")
+    options = upstream_options(new, source)
+    for name in ("upstream", "path_or_url"):
+        options.pop(name, None)
+    options["architecture"] = architecture.to_dict()
+    if new.get("model") == "hj_prune":
+        new["model"] = task.model_choices.default
+    new["init_param"] = []
+    return new
+
+
+def finetune_config(compact: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Training configuration ``base`` for the model of configuration ``compact``.
+
+    Everything that makes up the model comes from ``compact``; dropout and masking of the
+    upstream, and all other options, come from ``base``.
+    """
+    new = copy.deepcopy(dict(base))
+    for name in MODEL_OPTIONS:
+        if name in compact:
+            new[name] = copy.deepcopy(compact[name])
+    conf = FORMS[plugin_form(new, "the compact model")][0]
+    for name in ("dropout", "masking"):
+        new[conf].pop(name, None)
+        if name in (base.get(conf) or {}):
+            new[conf][name] = copy.deepcopy(base[conf][name])
+    return new
+
+
+def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
+    """Costs before and after, per-layer sizes and sparsities; what ``summary.json`` holds."""
+    options = pruner.options
+    dense = pruner.config
+    with torch.no_grad():
+        expected_counts = pruner.gates.expected_counts()
+        expected_sparsity = pruner.expected_sparsity()
+    counts = config_counts(encoder.config)
+
+    def costs(config: EncoderConfig, units: Any) -> dict[str, int]:
+        return {
+            kind: round(float(encoder_cost(config, units, kind, options.samples)))
+            for kind in ("macs", "params")
+        }
+
+    constraints = []
+    for index, measure in enumerate(pruner.measures):
+        actual = measure.cost(encoder.config, counts)
+        constraints.append(
+            {
+                "name": measure.name,
+                "kind": measure.kind,
+                "dense": measure.dense,
+                "target_sparsity": measure.target,
+                "target": round((1 - measure.target) * measure.dense),
+                "actual": actual,
+                "sparsity": {
+                    "expected": float(expected_sparsity[index]),
+                    "actual": 1 - actual / measure.dense,
+                },
+            }
+        )
+    actual = costs(encoder.config, counts)
+    counted = sum(parameter.numel() for parameter in encoder.parameters())
+    if counted != actual["params"]:
+        raise AssertionError(f"counted {actual['params']} parameters, but there are {counted}")
+    total = {
+        key: sum(constraint[key] for constraint in constraints)
+        for key in ("dense", "target", "actual")
+    }
+    expected_total = sum(c["sparsity"]["expected"] * c["dense"] for c in constraints)
+    return {
+        "criterion": options.criterion,
+        "target_sparsity": options.target_sparsity,
+        "units": options.units,
+        "seconds": options.seconds,
+        "dense": costs(dense, config_counts(dense)),
+        "target": {constraints[0]["kind"]: total["target"]},
+        "expected": costs(dense, expected_counts),
+        "actual": actual,
+        "sparsity": {
+            "expected": expected_total / total["dense"],
+            "actual": 1 - total["actual"] / total["dense"],
+        },
+        "constraints": constraints,
+        "layers": layer_sizes(encoder.config) | {"dense": layer_sizes(dense)},
+    }
+
+
+def layer_sizes(config: EncoderConfig) -> dict[str, Any]:
+    """Units of every layer."""
+    counts = config_counts(config)
+    return {
+        "conv": list(counts.conv),
+        "head": list(counts.head),
+        "ffn": list(counts.ffn),
+        "hidden": counts.hidden,
+    }
+
+
+@torch.no_grad()
+def largest_difference(
+    gated: nn.Module,
+    gated_upstream: SpeechUpstream,
+    compact: nn.Module,
+    compact_upstream: SpeechUpstream,
+    kept: Sequence[int],
+    readers: Sequence[str],
+    waves: Sequence[torch.Tensor],
+) -> float:
+    """Largest absolute difference of features and linear outputs, alone and in a padded batch."""
+    worst = 0.0
+    batches = [list(waves)] + [[wave] for wave in waves]
+    for batch in batches:
+        padded = nn.utils.rnn.pad_sequence(batch, batch_first=True)
+        lengths = torch.tensor([len(wave) for wave in batch])
+        full, frames = gated_upstream(padded, lengths)
+        small, small_frames = compact_upstream(padded, lengths)
+        if not torch.equal(frames, small_frames):
+            raise AssertionError("the compact model gives another number of frames")
+        inside = torch.arange(full.shape[1]) < frames.unsqueeze(1)
+        outputs = [(full if full.shape == small.shape else full[..., list(kept)], small)]
+        outputs += [
+            (gated.get_submodule(name)(full), compact.get_submodule(name)(small))
+            for name in readers
+        ]
+        for expected, actual in outputs:
+            worst = max(worst, (expected - actual)[inside].abs().max().item())
+    return worst

@@ -1,0 +1,57 @@
+"""The ``hj_prune`` encoder, for ``frontend: null`` and ``input_size: 1``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.upstream_module import SpeechUpstream
+
+
+class HJPruneEncoder(AbsEncoder):
+    """Self-supervised encoder with prunable units, on raw audio.
+
+    Args:
+        input_size: must be 1, for samples.
+        upstream_conf: ``upstream``, ``path_or_url``; see :class:`SpeechUpstream`, also for the
+            other options.
+    """
+
+    def __init__(
+        self,
+        input_size: int = 1,
+        upstream_conf: dict[str, Any] | None = None,
+        download_dir: str | None = None,
+        multilayer_feature: bool = False,
+        layer: int = -1,
+        dropout: dict[str, float] | None = None,
+        masking: dict[str, float] | None = None,
+        pruning: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if input_size != 1:
+            raise HJPruneError(
+                f"the hj_prune encoder reads samples, but its input has size {input_size}; set "
+                "frontend: null and input_size: 1"
+            )
+        self.core = SpeechUpstream(
+            upstream_conf, download_dir, multilayer_feature, layer, dropout, masking, pruning
+        )
+
+    def output_size(self) -> int:
+        """Width of the features."""
+        return self.core.output_size()
+
+    def forward(
+        self,
+        xs_pad: torch.Tensor,
+        ilens: torch.Tensor,
+        prev_states: torch.Tensor | None = None,
+        ctc: torch.nn.Module | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Encode ``(batch, samples)`` to ``(batch, time, width)`` and valid frames."""
+        features, frames = self.core(xs_pad, ilens)
+        return features, frames, None

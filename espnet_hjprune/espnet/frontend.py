@@ -1,0 +1,50 @@
+"""The ``hj_prune`` frontend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.upstream_module import SpeechUpstream
+
+
+class HJPruneFrontend(AbsFrontend):
+    """Self-supervised features with prunable units; takes the options of ESPnet's ``s3prl``.
+
+    Args:
+        fs: sampling rate, which must be 16 kHz.
+        frontend_conf: ``upstream``, ``path_or_url``, ``tile_factor``; see
+            :class:`SpeechUpstream`, also for the other options.
+    """
+
+    def __init__(
+        self,
+        fs: int | str = 16000,
+        frontend_conf: dict[str, Any] | None = None,
+        download_dir: str | None = None,
+        multilayer_feature: bool = False,
+        layer: int = -1,
+        dropout: dict[str, float] | None = None,
+        masking: dict[str, float] | None = None,
+        pruning: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if str(fs).lower() not in ("16000", "16k"):
+            raise HJPruneError(f"fs is {fs}, but the upstreams take 16 kHz audio; set fs to 16k")
+        self.core = SpeechUpstream(
+            frontend_conf, download_dir, multilayer_feature, layer, dropout, masking, pruning
+        )
+        self.hop_length = self.core.config.downsampling
+
+    def output_size(self) -> int:
+        """Width of the features."""
+        return self.core.output_size()
+
+    def forward(
+        self, input: torch.Tensor, input_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode ``(batch, samples)`` to ``(batch, time, width)`` and valid frames."""
+        return self.core(input, input_lengths)

@@ -1,0 +1,59 @@
+"""Linear warm-up and linear decay of the learning rate, as the paper trains."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
+    """Rise linearly for ``warmup_steps``, then fall linearly to 0 at ``total_steps``.
+
+    Args:
+        optimizer: the optimiser.
+        warmup_steps: optimiser steps of the rise.
+        total_steps: optimiser steps of the whole training.
+        pruning_schedule: ``constant`` keeps the learning rates of gates and multipliers,
+            ``linear`` lets them follow the weights.
+        last_epoch: step to start from.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        warmup_steps: int = 3000,
+        total_steps: int = 10000,
+        pruning_schedule: str = "constant",
+        last_epoch: int = -1,
+    ) -> None:
+        if pruning_schedule not in ("constant", "linear"):
+            raise ValueError(f"pruning_schedule must be constant or linear: {pruning_schedule}")
+        if warmup_steps >= total_steps:
+            logging.warning(
+                "The learning rate never decays: %s warm-up steps of %s steps in all",
+                warmup_steps,
+                total_steps,
+            )
+        self.warmup_steps = warmup_steps
+        self.total_steps = total_steps
+        self.pruning_schedule = pruning_schedule
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, step: int) -> float:
+        """Share of the base learning rate in optimiser step ``step``, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        rest = max(self.total_steps - self.warmup_steps, 1)
+        return max(0.0, (self.total_steps - step) / rest)
+
+    def get_lr(self) -> list[float]:
+        """Learning rates of all parameter groups."""
+        factor = self.factor(self.last_epoch)
+        constant = self.pruning_schedule == "constant"
+        return [
+            base if constant and group.get("pruning") else base * factor
+            for base, group in zip(self.base_lrs, self.optimizer.param_groups, strict=True)
+        ]

@@ -1,0 +1,104 @@
+"""Reading encoders from ESPnet model directories, without ESPnet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.nn.encoder import SpeechEncoder
+
+# Where the plugin's options stand in an ESPnet configuration, and its core in the weights.
+FORMS = {
+    "frontend": ("frontend_conf", "frontend_conf", "frontend.core."),
+    "encoder": ("encoder_conf", "upstream_conf", "encoder.core."),
+}
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read a YAML configuration.
+
+    Raises:
+        HJPruneError: the file is missing or is no mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise HJPruneError(f"the configuration {path} does not exist")
+    with path.open(encoding="utf-8") as file:
+        config = yaml.safe_load(file)
+    if not isinstance(config, dict):
+        raise HJPruneError(f"the configuration {path} is not a mapping of options")
+    return config
+
+
+def plugin_form(config: dict[str, Any], source: str | Path) -> str:
+    """Tell whether a configuration uses the plugin as ``frontend`` or as ``encoder``.
+
+    Raises:
+        HJPruneError: it does not use the plugin.
+    """
+    for form in FORMS:
+        if config.get(form) == "hj_prune":
+            return form
+    raise HJPruneError(f"{source} has neither frontend: hj_prune nor encoder: hj_prune")
+
+
+def plugin_options(config: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """The plugin's options in a configuration, by reference."""
+    return config[FORMS[plugin_form(config, source)][0]]
+
+
+def upstream_options(config: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """The options ``upstream``, ``path_or_url`` and ``architecture``, by reference."""
+    form = plugin_form(config, source)
+    return plugin_options(config, source)[FORMS[form][1]]
+
+
+def read_architecture(path: str | Path) -> EncoderConfig:
+    """Architecture that a model's ``config.yaml`` describes.
+
+    Raises:
+        HJPruneError: the file is missing, or does not hold an architecture.
+    """
+    architecture = upstream_options(read_config(path), path).get("architecture")
+    if not architecture:
+        raise HJPruneError(f"{path} does not describe an architecture; was the model trained?")
+    return EncoderConfig.from_dict(architecture)
+
+
+def load_encoder(model_dir: str | Path) -> SpeechEncoder:
+    """Build the encoder of ``model_dir`` and load its weights.
+
+    Raises:
+        HJPruneError: a file is missing, the model has gates, or weights do not fit.
+    """
+    directory = Path(model_dir)
+    config_file = directory / "config.yaml"
+    config = read_config(config_file)
+    form = plugin_form(config, config_file)
+    if plugin_options(config, config_file).get("pruning"):
+        raise HJPruneError(
+            f"{directory} holds a model with gates; compact it with espnet_hjprune.bin.compact"
+        )
+    files = [directory / "model.pth", *sorted(directory.glob("valid.*.ave.pth"))]
+    weights = next((file for file in files if file.is_file()), None)
+    if weights is None:
+        raise HJPruneError(f"{directory} has no model.pth")
+    prefix = FORMS[form][2] + "encoder."
+    state = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in torch.load(weights, map_location="cpu", weights_only=True).items()
+        if name.startswith(prefix)
+    }
+    encoder = SpeechEncoder(read_architecture(config_file))
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise HJPruneError(
+            f"the weights in {weights} do not fit the architecture in {config_file}"
+        ) from error
+    return encoder.eval()

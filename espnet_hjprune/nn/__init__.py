@@ -1,0 +1,22 @@
+"""The wav2vec 2.0 / HuBERT speech encoder with per-layer sizes and optional gates."""
+
+from espnet_hjprune.nn.config import (
+    ConvLayerConfig,
+    DropoutConfig,
+    EncoderConfig,
+    MaskingConfig,
+    PositionalConfig,
+)
+from espnet_hjprune.nn.encoder import SpeechEncoder
+from espnet_hjprune.nn.gating import FeatureGate, GateValues
+
+__all__ = [
+    "ConvLayerConfig",
+    "DropoutConfig",
+    "EncoderConfig",
+    "FeatureGate",
+    "GateValues",
+    "MaskingConfig",
+    "PositionalConfig",
+    "SpeechEncoder",
+]

@@ -1,0 +1,186 @@
+"""Architecture and training options of the speech encoder, as serialisable dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+from espnet_hjprune.errors import HJPruneError
+
+T = TypeVar("T")
+
+
+def build_dataclass(cls: type[T], values: Mapping[str, Any] | None, option: str) -> T:
+    """Build ``cls`` from a mapping and refuse names that it does not have.
+
+    Raises:
+        HJPruneError: an unknown key, named together with ``option`` and the known keys.
+    """
+    values = dict(values or {})
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise HJPruneError(
+            f"{option} has no option {', '.join(unknown)}; it takes {', '.join(known)}"
+        )
+    return cls(**values)
+
+
+@dataclass
+class ConvLayerConfig:
+    """One layer of the CNN front end; ``kernel`` and ``stride`` in input frames."""
+
+    channels: int
+    kernel: int
+    stride: int
+
+
+@dataclass
+class PositionalConfig:
+    """The grouped convolution that encodes positions.
+
+    ``group_widths`` lists the channels of every group; they sum to the hidden size. Groups
+    become uneven when the hidden size is pruned. ``weight_norm`` keeps the weight as
+    direction and gain per kernel position, as in the published checkpoints.
+    """
+
+    kernel: int
+    group_widths: list[int]
+    weight_norm: bool = True
+
+
+@dataclass
+class EncoderConfig:
+    """Sizes of a wav2vec 2.0 or HuBERT encoder, layer by layer.
+
+    Attributes:
+        conv_layers: the CNN front end.
+        hidden_size: width of the Transformer.
+        head_dim: width of one attention head.
+        heads: attention heads of every Transformer layer; 0 leaves the output bias.
+        ffn_sizes: intermediate FFN units of every layer; 0 leaves the output bias.
+        positional: the positional convolution.
+        extractor_norm: ``group`` (GroupNorm in the first layer) or ``layer`` (LayerNorm in all).
+        conv_bias: whether CNN layers have a bias.
+        norm_first: pre-norm Transformer layers and a final norm.
+        normalize_input: scale every utterance to zero mean and unit variance.
+        length_rule: how samples become valid frames: ``conv`` follows the kernels
+            (wav2vec 2.0), ``chunk`` divides the padded batch evenly (HuBERT).
+        activation: FFN activation, ``gelu`` or ``relu``.
+        output_width: width that readers see; ``None`` for ``hidden_size``.
+        output_positions: where the hidden features stand within ``output_width``; the other
+            positions are zero.
+    """
+
+    conv_layers: list[ConvLayerConfig]
+    hidden_size: int
+    head_dim: int
+    heads: list[int]
+    ffn_sizes: list[int]
+    positional: PositionalConfig
+    extractor_norm: Literal["group", "layer"] = "group"
+    conv_bias: bool = False
+    norm_first: bool = False
+    normalize_input: bool = False
+    length_rule: Literal["conv", "chunk"] = "conv"
+    activation: Literal["gelu", "relu"] = "gelu"
+    output_width: int | None = None
+    output_positions: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the sizes fit together."""
+        if len(self.heads) != len(self.ffn_sizes):
+            raise HJPruneError(
+                f"the architecture lists heads for {len(self.heads)} layers but FFN sizes for "
+                f"{len(self.ffn_sizes)}; give one of each per Transformer layer"
+            )
+        if sum(self.positional.group_widths) != self.hidden_size:
+            raise HJPruneError(
+                f"positional.group_widths sum to {sum(self.positional.group_widths)}, which is "
+                f"not hidden_size {self.hidden_size}"
+            )
+        if min([layer.channels for layer in self.conv_layers] + [self.hidden_size]) < 1:
+            raise HJPruneError("every CNN layer and the hidden size need at least one unit")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EncoderConfig:
+        """Build from what :meth:`to_dict` returned.
+
+        Raises:
+            HJPruneError: an unknown or missing key.
+        """
+        values = dict(values)
+        try:
+            values["conv_layers"] = [
+                build_dataclass(ConvLayerConfig, layer, "architecture.conv_layers")
+                for layer in values["conv_layers"]
+            ]
+            values["positional"] = build_dataclass(
+                PositionalConfig, values["positional"], "architecture.positional"
+            )
+            return build_dataclass(cls, values, "architecture")
+        except (KeyError, TypeError) as error:
+            raise HJPruneError(f"the architecture is incomplete: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, fit for YAML and JSON."""
+        return asdict(self)
+
+    @property
+    def output_size(self) -> int:
+        """Width of the features that readers get."""
+        return self.hidden_size if self.output_width is None else self.output_width
+
+    @property
+    def downsampling(self) -> int:
+        """Samples per output frame."""
+        rate = 1
+        for layer in self.conv_layers:
+            rate *= layer.stride
+        return rate
+
+    def conv_lengths(self, samples: int) -> list[int]:
+        """Frames after every CNN layer for ``samples`` input samples (0 when too short)."""
+        lengths = []
+        for layer in self.conv_layers:
+            samples = max(0, (samples - layer.kernel) // layer.stride + 1)
+            lengths.append(samples)
+        return lengths
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that the first output frame needs."""
+        samples = 1
+        for layer in reversed(self.conv_layers):
+            samples = (samples - 1) * layer.stride + layer.kernel
+        return samples
+
+
+@dataclass
+class DropoutConfig:
+    """Dropout probabilities while training.
+
+    ``input`` acts after the projection, ``hidden`` on every residual branch, ``attention`` on
+    attention weights and ``activation`` inside the FFN.
+    """
+
+    input: float = 0.0
+    hidden: float = 0.1
+    attention: float = 0.1
+    activation: float = 0.0
+
+
+@dataclass
+class MaskingConfig:
+    """Span masking of the projected features while training (wav2vec 2.0 fine-tuning).
+
+    A probability is the expected share of frames (or features) that span starts would cover
+    without overlap; a length is in frames (or features). 0 switches a kind off.
+    """
+
+    time_prob: float = 0.0
+    time_length: int = 10
+    channel_prob: float = 0.0
+    channel_length: int = 64
+    min_time_spans: int = field(default=2)

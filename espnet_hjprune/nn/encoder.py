@@ -1,0 +1,148 @@
+"""The speech encoder: CNN front end, projection, positional convolution and Transformer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig, MaskingConfig
+from espnet_hjprune.nn.feature_extractor import FeatureExtractor
+from espnet_hjprune.nn.gating import NO_GATES, GateValues, scale
+from espnet_hjprune.nn.masking import sample_spans
+from espnet_hjprune.nn.norms import FeatureNorm, normalize_utterances
+from espnet_hjprune.nn.positional import PositionalConv
+from espnet_hjprune.nn.transformer import Transformer
+
+
+class SpeechEncoder(nn.Module):
+    """wav2vec 2.0 / HuBERT encoder whose sizes are given layer by layer.
+
+    The same class runs dense models, gated models (pass ``gates``) and compact models (smaller
+    sizes in ``config``).
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        dropout: DropoutConfig | None = None,
+        masking: MaskingConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.masking = masking or MaskingConfig()
+        dropout = dropout or DropoutConfig()
+        self.input_dropout = dropout.input
+        channels = config.conv_layers[-1].channels
+        self.feature_extractor = FeatureExtractor(config)
+        self.projection_norm = FeatureNorm(channels)
+        self.projection = nn.Linear(channels, config.hidden_size)
+        self.mask_embedding = nn.Parameter(torch.rand(config.hidden_size))
+        self.positional = PositionalConv(config.positional)
+        self.transformer = Transformer(config, dropout)
+        positions = config.output_positions
+        self.register_buffer(
+            "output_positions",
+            None if positions is None else torch.tensor(positions),
+            persistent=False,
+        )
+
+    @property
+    def output_size(self) -> int:
+        """Width of the features that :meth:`forward` returns."""
+        return self.config.output_size
+
+    def frame_lengths(self, lengths: torch.Tensor, samples: int, frames: int) -> torch.Tensor:
+        """Valid frames of utterances with ``lengths`` samples, padded to ``samples``.
+
+        ``frames`` is what the CNN made of the padded batch.
+        """
+        if self.config.length_rule == "chunk":
+            chunk = samples // frames
+            return torch.div(lengths + chunk - 1, chunk, rounding_mode="floor").clamp(max=frames)
+        for layer in self.config.conv_layers:
+            lengths = torch.div(lengths - layer.kernel, layer.stride, rounding_mode="floor") + 1
+        return lengths.clamp(min=1)
+
+    def forward(
+        self,
+        wave: torch.Tensor,
+        lengths: torch.Tensor,
+        gates: GateValues | None = None,
+        all_states: bool = False,
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Encode a padded batch.
+
+        Args:
+            wave: ``(batch, samples)`` at 16 kHz, zero after the end of an utterance.
+            lengths: ``(batch,)`` samples.
+            gates: gate values of this pass; ``None`` for none.
+            all_states: return the input of every Transformer layer too.
+
+        Returns:
+            The states, each ``(batch, time, output_size)``, the last being the output, and the
+            valid frames ``(batch,)``. Padding frames hold values without meaning.
+        """
+        gates = gates or NO_GATES
+        shortest = self.config.receptive_field
+        samples = wave.shape[1]
+        if samples < shortest:
+            wave = F.pad(wave, (0, shortest - samples))
+            samples = shortest
+        if self.config.normalize_input:
+            wave = normalize_utterances(wave, lengths)
+        x = self.feature_extractor(wave, gates)
+        frames = x.shape[1]
+        frame_lengths = self.frame_lengths(lengths, samples, frames)
+        inside = torch.arange(frames, device=x.device) < frame_lengths.unsqueeze(1)
+        x = self.project(x, gates)
+        x = self.mask_features(x, frame_lengths, gates)
+        x = x.masked_fill(~inside.unsqueeze(-1), 0.0)
+        x = x + self.positional(x)
+        states = self.transformer(x, inside[:, None, None], gates)
+        if not all_states:
+            states = states[-1:]
+        return [self.present(state, gates) for state in states], frame_lengths
+
+    def project(self, x: torch.Tensor, gates: GateValues) -> torch.Tensor:
+        """Normalise frames ``(batch, time, channel)`` and map them to the hidden size."""
+        channel_gate = gates.conv_layer(-1)
+        x = self.projection_norm(x, channel_gate)
+        weight = scale(self.projection.weight, channel_gate.value if channel_gate else None, 1)
+        bias = self.projection.bias
+        if gates.hidden is not None:
+            # Closed features must read as zero in the positional convolution.
+            weight, bias = scale(weight, gates.hidden.keep, 0), scale(bias, gates.hidden.keep, 0)
+        x = F.linear(x, weight, bias)
+        return F.dropout(x, self.input_dropout, self.training)
+
+    def mask_features(
+        self, x: torch.Tensor, lengths: torch.Tensor, gates: GateValues
+    ) -> torch.Tensor:
+        """Replace random time spans by the mask embedding and zero random feature spans."""
+        options = self.masking
+        if not self.training or (options.time_prob == 0 and options.channel_prob == 0):
+            return x
+        batch, frames, width = x.shape
+        if options.time_prob > 0:
+            spans = sample_spans(
+                lengths, frames, options.time_prob, options.time_length, options.min_time_spans
+            )
+            embedding = self.mask_embedding
+            if gates.hidden is not None:
+                embedding = scale(embedding, gates.hidden.keep, 0)
+            x = torch.where(spans.to(x.device).unsqueeze(-1), embedding.to(x.dtype), x)
+        if options.channel_prob > 0:
+            widths = torch.full((batch,), width)
+            spans = sample_spans(widths, width, options.channel_prob, options.channel_length, 0)
+            x = x.masked_fill(spans.to(x.device).unsqueeze(1), 0.0)
+        return x
+
+    def present(self, state: torch.Tensor, gates: GateValues) -> torch.Tensor:
+        """What a reader sees of a state: closed features are zero, at full width."""
+        if gates.hidden is not None:
+            state = scale(state, gates.hidden.keep, -1)
+        if self.output_positions is not None:
+            full = state.new_zeros(*state.shape[:-1], self.config.output_size)
+            state = full.index_copy(-1, self.output_positions, state)
+        return state

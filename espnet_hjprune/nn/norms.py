@@ -1,0 +1,67 @@
+"""Layer normalisation over the features that are kept."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from espnet_hjprune.nn.gating import FeatureGate, scale
+
+
+class FeatureNorm(nn.LayerNorm):
+    """LayerNorm over the last axis that knows which features exist.
+
+    A closed feature is absent, not zero: with a gate, mean and variance are taken over the kept
+    features alone, so that a model without the closed features computes the same.
+    """
+
+    def forward(  # type: ignore[override]
+        self, x: torch.Tensor, gate: FeatureGate | None = None, scale_output: bool = False
+    ) -> torch.Tensor:
+        """Normalise ``x`` of shape ``(..., features)``.
+
+        Args:
+            x: features.
+            gate: which features are kept; ``None`` for all.
+            scale_output: also multiply the output by the gate's value, through the affine.
+        """
+        if gate is None:
+            return super().forward(x)
+        weight, bias = self.weight, self.bias
+        if scale_output:
+            weight, bias = scale(weight, gate.value, 0), scale(bias, gate.value, 0)
+        x32 = x.float()
+        share = gate.keep / gate.keep.sum().clamp(min=1)
+        centred = x32 - (x32 @ share).unsqueeze(-1)
+        variance = (centred.square() @ share).unsqueeze(-1)
+        normed = centred * torch.rsqrt(variance + self.eps)
+        return torch.addcmul(bias.float(), normed, weight.float()).to(x.dtype)
+
+
+def normalize_utterances(wave: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Scale every utterance of ``(batch, samples)`` to zero mean and unit variance.
+
+    Statistics cover ``lengths`` samples (biased variance, epsilon 1e-5); padding becomes zero.
+    """
+    inside = torch.arange(wave.shape[1], device=wave.device) < lengths.unsqueeze(1)
+    inside = inside.to(wave.dtype)
+    count = lengths.to(wave.dtype).unsqueeze(1)
+    mean = (wave * inside).sum(1, keepdim=True) / count
+    centred = (wave - mean) * inside
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred * torch.rsqrt(variance + 1e-5)
+
+
+def channel_norm(
+    norm: FeatureNorm, x: torch.Tensor, gate: FeatureGate | None = None
+) -> torch.Tensor:
+    """Apply a :class:`FeatureNorm` to the channels of ``(batch, channel, time)``."""
+    return norm(x.transpose(1, 2), gate).transpose(1, 2)
+
+
+def group_norm_per_channel(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
+    """Apply a GroupNorm with one channel per group in float32."""
+    return F.group_norm(
+        x.float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps
+    ).to(x.dtype)

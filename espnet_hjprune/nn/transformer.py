@@ -1,0 +1,145 @@
+"""Transformer layers with per-layer head counts and FFN sizes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig
+from espnet_hjprune.nn.gating import FeatureGate, GateValues, scale
+from espnet_hjprune.nn.norms import FeatureNorm
+
+
+def linear(in_features: int, out_features: int) -> nn.Linear:
+    """Make a linear layer that may have no input or no output features."""
+    if in_features and out_features:
+        return nn.Linear(in_features, out_features)
+    layer = nn.utils.skip_init(nn.Linear, in_features, out_features)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (paper Eq. 7); query, key and value share one projection."""
+
+    def __init__(self, hidden: int, heads: int, head_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = head_dim
+        self.dropout = dropout
+        self.qkv = linear(hidden, 3 * heads * head_dim)
+        self.out = linear(heads * head_dim, hidden)
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, gate: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Attend within ``(batch, time, hidden)``.
+
+        Args:
+            x: input features.
+            mask: ``(batch, 1, 1, time)``, true where a frame may be attended to.
+            gate: ``(heads,)``; scales the columns of the output projection.
+        """
+        batch, time, _ = x.shape
+        if self.heads == 0:
+            return self.out.bias.expand(batch, time, -1)
+        qkv = self.qkv(x).view(batch, time, 3, self.heads, self.head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        context = F.scaled_dot_product_attention(
+            query, key, value, mask, self.dropout if self.training else 0.0
+        )
+        context = context.transpose(1, 2).reshape(batch, time, self.heads * self.head_dim)
+        weight = self.out.weight
+        if gate is not None:
+            weight = scale(weight, gate.repeat_interleave(self.head_dim), 1)
+        return F.linear(context, weight, self.out.bias)
+
+
+class FeedForward(nn.Module):
+    """Position-wise feed-forward network (paper Eq. 8)."""
+
+    def __init__(self, hidden: int, size: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        self.size = size
+        self.activation = F.relu if activation == "relu" else F.gelu
+        self.dropout = dropout
+        self.fc1 = linear(hidden, size)
+        self.fc2 = linear(size, hidden)
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor | None) -> torch.Tensor:
+        """Map ``(batch, time, hidden)`` to the same shape; ``gate`` scales columns of ``fc2``."""
+        if self.size == 0:
+            return self.fc2.bias.expand(*x.shape[:-1], -1)
+        x = self.activation(self.fc1(x))
+        x = F.dropout(x, self.dropout, self.training)
+        return F.linear(x, scale(self.fc2.weight, gate, 1), self.fc2.bias)
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and FFN with residual connections, pre- or post-norm.
+
+    The gate of the hidden size acts in the norms: on their statistics and, for what they hand
+    on, through their affine. Branches write to closed features, which no norm reads.
+    """
+
+    def __init__(self, config: EncoderConfig, index: int, dropout: DropoutConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        self.norm_first = config.norm_first
+        self.dropout = dropout.hidden
+        self.attention = SelfAttention(
+            hidden, config.heads[index], config.head_dim, dropout.attention
+        )
+        self.attention_norm = FeatureNorm(hidden)
+        self.ffn = FeedForward(
+            hidden, config.ffn_sizes[index], config.activation, dropout.activation
+        )
+        self.ffn_norm = FeatureNorm(hidden)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        head_gate: torch.Tensor | None,
+        ffn_gate: torch.Tensor | None,
+        hidden_gate: FeatureGate | None,
+    ) -> torch.Tensor:
+        """Map ``(batch, time, hidden)`` to the same shape."""
+        if self.norm_first:
+            y = self.attention(self.attention_norm(x, hidden_gate, True), mask, head_gate)
+            x = x + F.dropout(y, self.dropout, self.training)
+            y = self.ffn(self.ffn_norm(x, hidden_gate, True), ffn_gate)
+            return x + F.dropout(y, self.dropout, self.training)
+        y = self.attention(x, mask, head_gate)
+        x = self.attention_norm(x + F.dropout(y, self.dropout, self.training), hidden_gate, True)
+        y = self.ffn(x, ffn_gate)
+        return self.ffn_norm(x + F.dropout(y, self.dropout, self.training), hidden_gate, True)
+
+
+class Transformer(nn.Module):
+    """The stack of Transformer layers with the norm before or after it."""
+
+    def __init__(self, config: EncoderConfig, dropout: DropoutConfig) -> None:
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.dropout = dropout.hidden
+        self.norm = FeatureNorm(config.hidden_size)
+        self.layers = nn.ModuleList(
+            TransformerLayer(config, index, dropout) for index in range(len(config.heads))
+        )
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, gates: GateValues
+    ) -> list[torch.Tensor]:
+        """Return the input of every layer and the output, each ``(batch, time, hidden)``."""
+        if not self.norm_first:
+            x = self.norm(x, gates.hidden, True)
+        x = F.dropout(x, self.dropout, self.training)
+        states = [x]
+        for index, layer in enumerate(self.layers):
+            x = layer(x, mask, gates.head_layer(index), gates.ffn_layer(index), gates.hidden)
+            states.append(x)
+        if self.norm_first:
+            states[-1] = self.norm(x, gates.hidden, True)
+        return states

@@ -1,0 +1,23 @@
+"""Hard-concrete gates, cost model, sparsity constraint, discretisation and compaction."""
+
+from espnet_hjprune.pruning.compact import compact_encoder
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.cost import (
+    ModuleCost,
+    config_counts,
+    encoder_cost,
+    module_costs,
+)
+from espnet_hjprune.pruning.gates import GateSet
+from espnet_hjprune.pruning.pruner import Pruner
+
+__all__ = [
+    "GateSet",
+    "ModuleCost",
+    "Pruner",
+    "PruningConfig",
+    "compact_encoder",
+    "config_counts",
+    "encoder_cost",
+    "module_costs",
+]

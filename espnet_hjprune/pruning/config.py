@@ -1,0 +1,121 @@
+"""Options of gated pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.nn.config import build_dataclass
+
+UNITS = ("conv", "head", "ffn", "hidden")
+CRITERIA = ("macs", "size", "sepsize")
+PARTS = ("cnn", "transformer")
+SAMPLE_RATE = 16000
+
+
+@dataclass
+class PruningConfig:
+    """What is pruned, how far, and how fast.
+
+    Attributes:
+        units: gated unit kinds: ``conv`` channels, attention ``head``s, ``ffn`` units, ``hidden``
+            size.
+        criterion: ``macs`` and ``size`` (parameters) of the whole encoder, or ``sepsize``, the
+            parameters of CNN and Transformer apart (paper Eq. 9).
+        target_sparsity: share of the cost to remove; for ``sepsize`` a mapping with ``cnn`` and
+            ``transformer``.
+        ramp_steps: optimiser steps over which the target rises linearly from 0.
+        initial_keep: probability that a gate is open at the start.
+        gate_lr: learning rate of ``log_alpha``.
+        lambda_lr: learning rate of the multipliers.
+        damping: weight of a fixed quadratic penalty on the distance from the target, beside
+            the learned multipliers; it damps their swing around the target.
+        beta: temperature of the hard-concrete distribution.
+        stretch: its interval before clamping to [0, 1].
+        seconds: virtual audio length for which MACs are counted.
+        round_to: conv channels and FFN units of the compact model are multiples of this.
+    """
+
+    units: list[str] = field(default_factory=lambda: list(UNITS))
+    criterion: str = "macs"
+    target_sparsity: float | dict[str, float] = 0.4
+    ramp_steps: int = 2230
+    initial_keep: float = 0.99
+    gate_lr: float = 0.02
+    lambda_lr: float = 0.02
+    damping: float = 0.0
+    beta: float = 2 / 3
+    stretch: tuple[float, float] = (-0.1, 1.1)
+    seconds: float = 10.0
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        self.units = [unit for unit in UNITS if unit in self._known(self.units, UNITS, "units")]
+        if not self.units:
+            raise HJPruneError(f"pruning.units is empty; choose among {', '.join(UNITS)}")
+        self._known([self.criterion], CRITERIA, "criterion")
+        for name, target in self.targets.items():
+            option = f"target_sparsity.{name}" if name else "target_sparsity"
+            if not isinstance(target, int | float) or not 0 < target < 1:
+                raise HJPruneError(f"pruning.{option} is {target}; it must lie between 0 and 1")
+        for name in ("ramp_steps", "gate_lr", "lambda_lr", "damping"):
+            if getattr(self, name) < 0:
+                raise HJPruneError(f"pruning.{name} is {getattr(self, name)}; it cannot be negative")
+        if not 0 < self.initial_keep < 1:
+            raise HJPruneError(
+                f"pruning.initial_keep is {self.initial_keep}; it must lie between 0 and 1"
+            )
+        self.stretch = (float(self.stretch[0]), float(self.stretch[1]))
+        if not (self.stretch[0] < 0 and self.stretch[1] > 1):
+            raise HJPruneError("pruning.stretch must reach below 0 and above 1, as [-0.1, 1.1] does")
+        for name in ("beta", "seconds", "round_to"):
+            if getattr(self, name) <= 0:
+                raise HJPruneError(f"pruning.{name} is {getattr(self, name)}; it must be positive")
+
+    @staticmethod
+    def _known(names: list[str], known: tuple[str, ...], option: str) -> list[str]:
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise HJPruneError(
+                f"pruning.{option} has no {', '.join(map(str, unknown))}; it takes "
+                f"{', '.join(known)}"
+            )
+        return names
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """Target of every constraint; the single constraint's name is empty.
+
+        Raises:
+            HJPruneError: the form of ``target_sparsity`` does not fit the criterion.
+        """
+        target = self.target_sparsity
+        if self.criterion == "sepsize":
+            if not isinstance(target, Mapping) or set(target) != set(PARTS):
+                raise HJPruneError(
+                    "pruning.target_sparsity needs a value for cnn and one for transformer when "
+                    "the criterion is sepsize"
+                )
+            return {part: target[part] for part in PARTS}
+        if isinstance(target, Mapping):
+            raise HJPruneError(
+                f"pruning.target_sparsity is one number when the criterion is {self.criterion}"
+            )
+        return {"": target}
+
+    @property
+    def samples(self) -> int:
+        """Samples of the virtual audio length."""
+        return round(self.seconds * SAMPLE_RATE)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PruningConfig:
+        """Build from a mapping, as it stands in a YAML file.
+
+        Raises:
+            HJPruneError: an unknown option or a value out of range.
+        """
+        return build_dataclass(cls, values, "pruning")

@@ -1,0 +1,139 @@
+"""MACs and parameters of an encoder as a function of how many units it keeps.
+
+One set of formulas serves counting (whole numbers) and the constraint (expected counts as
+tensors): T frames, d hidden size, h heads of d_h, m FFN units, C channels, K kernel,
+
+- conv layer ``T_out C_out C_in K``, projection ``T C d``,
+- positional conv ``T_pos K sum over groups of (in x out)``,
+- attention ``4 T h d d_h + 2 T^2 h d_h`` (paper Eq. 10), FFN ``2 T d m`` (Eq. 11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from espnet_hjprune.nn.config import EncoderConfig
+
+Part = Literal["cnn", "transformer"]
+# A whole number, or a tensor with an expected number.
+Count = Any
+
+
+@dataclass
+class UnitCounts:
+    """Kept units of an encoder.
+
+    Attributes:
+        conv: channels of every CNN layer.
+        head: heads of every Transformer layer.
+        ffn: FFN units of every layer.
+        hidden: hidden size.
+        positional_pairs: input-output pairs of the positional conv, the sum of squared group
+            widths.
+    """
+
+    conv: Sequence[Count]
+    head: Sequence[Count]
+    ffn: Sequence[Count]
+    hidden: Count
+    positional_pairs: Count
+
+
+@dataclass
+class ModuleCost:
+    """Cost of one module: ``macs`` for one utterance, ``params`` in numbers."""
+
+    name: str
+    part: Part
+    macs: Count
+    params: Count
+
+
+def config_counts(config: EncoderConfig) -> UnitCounts:
+    """Units that an encoder of this configuration has."""
+    return UnitCounts(
+        conv=[layer.channels for layer in config.conv_layers],
+        head=list(config.heads),
+        ffn=list(config.ffn_sizes),
+        hidden=config.hidden_size,
+        positional_pairs=sum(width * width for width in config.positional.group_widths),
+    )
+
+
+def module_costs(
+    config: EncoderConfig, counts: UnitCounts, samples: int, scale: float = 1
+) -> list[ModuleCost]:
+    """Cost of every module.
+
+    Args:
+        config: everything that pruning leaves alone (kernels, head width, norms, biases).
+        counts: kept units.
+        samples: audio length in samples.
+        scale: factor on all costs, multiplied in before any count, so that float32 counts of
+            large models keep their precision.
+    """
+    costs = []
+    below: Count = 1
+    lengths = config.conv_lengths(samples)
+    for index, (layer, frames, channels) in enumerate(
+        zip(config.conv_layers, lengths, counts.conv, strict=True)
+    ):
+        has_norm = config.extractor_norm == "layer" or index == 0
+        extras = 2 * has_norm + config.conv_bias
+        weights = scale * layer.kernel * below * channels
+        params = weights + scale * extras * channels
+        costs.append(
+            ModuleCost(f"feature_extractor.layers.{index}", "cnn", frames * weights, params)
+        )
+        below = channels
+    frames = lengths[-1]
+    d = counts.hidden
+
+    def add(name: str, macs: Count, params: Count) -> None:
+        costs.append(ModuleCost(name, "transformer", macs, params))
+
+    add(
+        "projection",
+        scale * frames * below * d,
+        scale * 2 * below + scale * below * d + scale * d,
+    )
+    kernel = config.positional.kernel
+    position_frames = frames + 1 - kernel % 2
+    gain = kernel if config.positional.weight_norm else 0
+    pairs = scale * kernel * counts.positional_pairs
+    add("positional", position_frames * pairs, pairs + scale * d + scale * gain)
+    add("mask_embedding", 0, scale * d)
+    add("transformer.norm", 0, scale * 2 * d)
+    width = config.head_dim
+    for index, (heads, units) in enumerate(zip(counts.head, counts.ffn, strict=True)):
+        inner = scale * width * heads
+        add(
+            f"transformer.layers.{index}.attention",
+            4 * frames * inner * d + 2 * frames * frames * inner,
+            4 * inner * d + 3 * inner + scale * 3 * d,
+        )
+        pairs = scale * 2 * units * d
+        add(
+            f"transformer.layers.{index}.ffn",
+            frames * pairs,
+            pairs + scale * units + scale * 3 * d,
+        )
+    return costs
+
+
+def encoder_cost(
+    config: EncoderConfig,
+    counts: UnitCounts,
+    kind: Literal["macs", "params"],
+    samples: int,
+    part: Part | None = None,
+    scale: float = 1,
+) -> Count:
+    """Total MACs or parameters of an encoder, or of its CNN or Transformer ``part``."""
+    return sum(
+        getattr(cost, kind)
+        for cost in module_costs(config, counts, samples, scale)
+        if part is None or cost.part == part
+    )

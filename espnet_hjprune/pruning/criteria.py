@@ -1,0 +1,105 @@
+"""What the constraint measures: parameters or MACs, of the whole encoder or of a part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.pruning.config import PARTS, PruningConfig
+from espnet_hjprune.pruning.cost import (
+    Count,
+    Part,
+    UnitCounts,
+    config_counts,
+    encoder_cost,
+)
+
+PART_UNITS = {"cnn": ("conv",), "transformer": ("head", "ffn", "hidden")}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One constrained quantity.
+
+    Attributes:
+        name: empty for the only measure of a criterion, else the part.
+        kind: ``macs`` or ``params``.
+        part: part of the encoder that is measured, or ``None`` for the whole.
+        units: gated unit kinds that may be removed to meet the target.
+        target: share to remove.
+        samples: audio length for MACs.
+        dense: cost of the encoder before pruning.
+    """
+
+    name: str
+    kind: Literal["macs", "params"]
+    part: Part | None
+    units: tuple[str, ...]
+    target: float
+    samples: int
+    dense: int
+
+    def cost(self, config: EncoderConfig, counts: UnitCounts, scale: float = 1) -> Count:
+        """Cost of keeping ``counts``."""
+        return encoder_cost(config, counts, self.kind, self.samples, self.part, scale)
+
+    def sparsity(self, config: EncoderConfig, counts: UnitCounts) -> Count:
+        """Share of the dense cost that ``counts`` removes."""
+        return 1 - self.cost(config, counts, 1 / self.dense)
+
+
+def pruned_config(config: EncoderConfig) -> EncoderConfig:
+    """The configuration as compaction writes it: weight norm fused into the weight."""
+    values = config.to_dict()
+    values["positional"]["weight_norm"] = False
+    return EncoderConfig.from_dict(values)
+
+
+def measures(config: EncoderConfig, options: PruningConfig) -> list[Measure]:
+    """Measures of a criterion.
+
+    Raises:
+        HJPruneError: a target that removing every unit allowed would still miss.
+    """
+    kind: Literal["macs", "params"] = "macs" if options.criterion == "macs" else "params"
+    parts: tuple[Part | None, ...] = (
+        ("cnn", "transformer") if options.criterion == "sepsize" else (None,)
+    )
+    found = []
+    for part in parts:
+        units = tuple(
+            unit for unit in options.units if part is None or unit in PART_UNITS[part]
+        )
+        name = part or ""
+        dense = encoder_cost(config, config_counts(config), kind, options.samples, part)
+        measure = Measure(
+            name, kind, part, units, options.targets[name], options.samples, dense
+        )
+        most = measure.sparsity(pruned_config(config), smallest_counts(config, options.units))
+        if measure.target > most:
+            label = f"target_sparsity.{name}" if name else "target_sparsity"
+            raise HJPruneError(
+                f"pruning.{label} {measure.target} cannot be met: with the units "
+                f"{', '.join(options.units)} at most {most:.3f} of the {kind} can be removed"
+            )
+        found.append(measure)
+    return found
+
+
+def smallest_counts(config: EncoderConfig, units: list[str]) -> UnitCounts:
+    """Counts with every gated unit removed that the encoder can do without."""
+    counts = config_counts(config)
+    if "conv" in units:
+        counts.conv = [1] * len(counts.conv)
+    if "head" in units:
+        counts.head = [0] * len(counts.head)
+    if "ffn" in units:
+        counts.ffn = [0] * len(counts.ffn)
+    if "hidden" in units:
+        counts.hidden = counts.positional_pairs = 1
+    return counts
+
+
+__all__ = ["PARTS", "Measure", "measures", "pruned_config", "smallest_counts"]

@@ -1,0 +1,150 @@
+"""All gates of an encoder in one flat tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.nn.gating import FeatureGate, GateValues
+from espnet_hjprune.pruning import hard_concrete
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.cost import UnitCounts, config_counts
+
+# Adam's step does not depend on the gradient's scale once its epsilon is far below it. Gates and
+# multipliers therefore get tiny gradients, which leaves the norm that clipping looks at to the
+# weights.
+GRADIENT_SCALE = 1e-3
+ADAM_EPSILON = 1e-15
+
+
+@dataclass(frozen=True)
+class GateGroup:
+    """Gates of one layer's units, ``[start, start + size)`` of the flat tensor."""
+
+    unit: str
+    layer: int
+    start: int
+    size: int
+
+    @property
+    def slice(self) -> slice:
+        """Where the group stands in the flat tensor."""
+        return slice(self.start, self.start + self.size)
+
+    @property
+    def minimum(self) -> int:
+        """Fewest units that the encoder can run with."""
+        return 1 if self.unit in ("conv", "hidden") else 0
+
+
+def gate_groups(config: EncoderConfig, units: list[str]) -> list[GateGroup]:
+    """Lay the gates of the chosen unit kinds out in one flat tensor."""
+    counts = config_counts(config)
+    sizes = {
+        "conv": list(counts.conv),
+        "head": list(counts.head),
+        "ffn": list(counts.ffn),
+        "hidden": [counts.hidden],
+    }
+    groups: list[GateGroup] = []
+    start = 0
+    for unit in units:
+        for layer, size in enumerate(sizes[unit]):
+            groups.append(GateGroup(unit, layer, start, size))
+            start += size
+    return groups
+
+
+def set_optimizer_options(parameter: nn.Parameter, lr: float, maximize: bool = False) -> None:
+    """Give a parameter its own optimiser group (ESPnet's ``exclude_weight_decay: true``).
+
+    The group is marked with ``pruning: True``, which schedulers can look at.
+    """
+    options = {"lr": lr, "weight_decay": 0.0, "eps": ADAM_EPSILON, "pruning": True}
+    if maximize:
+        options["maximize"] = True
+    parameter._optim = options  # type: ignore[attr-defined]
+    parameter.register_hook(lambda gradient: gradient * GRADIENT_SCALE)
+
+
+class GateSet(nn.Module):
+    """Hard-concrete gates on the units of an encoder.
+
+    ``log_alpha`` of shape ``(all gates,)`` is the only parameter; every value is derived from it
+    on demand, so that loading or averaging checkpoints leaves nothing stale.
+    """
+
+    def __init__(self, config: EncoderConfig, options: PruningConfig) -> None:
+        super().__init__()
+        self.encoder_config = config
+        self.options = options
+        self.groups = gate_groups(config, options.units)
+        total = sum(group.size for group in self.groups)
+        start = hard_concrete.log_alpha_for(options.initial_keep, options.beta, options.stretch)
+        # A little noise makes the order of equal gates random rather than by index.
+        self.log_alpha = nn.Parameter(start + 0.01 * torch.randn(total))
+        set_optimizer_options(self.log_alpha, options.gate_lr)
+
+    def keep_probability(self) -> torch.Tensor:
+        """Probability of being open, ``(all gates,)``, in float32."""
+        options = self.options
+        return hard_concrete.keep_probability(
+            self.log_alpha.float(), options.beta, options.stretch
+        )
+
+    def sample(self) -> GateValues:
+        """Draw all gates for one training step."""
+        options = self.options
+        return self.values(
+            hard_concrete.sample(self.log_alpha.float(), options.beta, options.stretch)
+        )
+
+    def evaluation(self, keep: torch.Tensor) -> GateValues:
+        """Gates of a compact model: expected values of the kept units, 0 elsewhere.
+
+        Args:
+            keep: boolean ``(all gates,)``.
+        """
+        options = self.options
+        value = hard_concrete.mean(self.log_alpha.detach().float(), options.beta, options.stretch)
+        return self.values(torch.where(keep.to(value.device), value, 0.0))
+
+    def values(self, flat: torch.Tensor) -> GateValues:
+        """Hand the flat tensor ``(all gates,)`` out to the layers."""
+        keep = (flat.detach() != 0).to(flat.dtype)
+        gates = GateValues()
+        parts = flat.split([group.size for group in self.groups])
+        for group, value in zip(self.groups, parts, strict=True):
+            if group.unit == "conv":
+                gates.conv.append(FeatureGate(value, keep[group.slice]))
+            elif group.unit == "head":
+                gates.head.append(value)
+            elif group.unit == "ffn":
+                gates.ffn.append(value)
+            else:
+                gates.hidden = FeatureGate(value, keep[group.slice])
+        return gates
+
+    def expected_counts(self) -> UnitCounts:
+        """Expected kept units, differentiable; gates are independent of one another.
+
+        Within a group of the positional conv inputs and outputs share their gates, so the
+        expected number of pairs is ``E[n]^2 + Var[n]``.
+        """
+        counts = config_counts(self.encoder_config)
+        keep = self.keep_probability()
+        sums = torch.stack([part.sum() for part in keep.split([g.size for g in self.groups])])
+        for group, total in zip(self.groups, sums, strict=True):
+            if group.unit == "hidden":
+                counts.hidden = total
+                open_ = keep[group.slice]
+                widths = self.encoder_config.positional.group_widths
+                variance = (open_ * (1 - open_)).sum()
+                per_group = torch.stack([part.sum() for part in open_.split(widths)])
+                counts.positional_pairs = per_group.square().sum() + variance
+            else:
+                getattr(counts, group.unit)[group.layer] = total
+        return counts

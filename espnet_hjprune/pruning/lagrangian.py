@@ -1,0 +1,95 @@
+"""The augmented Lagrangian that holds the sparsity at its target (paper Eqs. 5, 6 and 9)."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.gates import set_optimizer_options
+
+
+class Constraint(nn.Module):
+    """``sum over measures of lambda1 (s - t) + lambda2 (s - t)^2``, maximised over lambda.
+
+    The target t rises linearly from 0. The clock is the number of optimiser steps that updated
+    the multipliers: it does not count accumulated or skipped batches, and it is saved with the
+    model, so that resumed training goes on where it was.
+    """
+
+    num_steps: torch.Tensor
+    target: torch.Tensor
+
+    def __init__(self, options: PruningConfig) -> None:
+        super().__init__()
+        self.names = list(options.targets)
+        self.ramp_steps = options.ramp_steps
+        self.damping = options.damping
+        self.lambda1 = nn.Parameter(torch.zeros(len(self.names)))
+        self.lambda2 = nn.Parameter(torch.zeros(len(self.names)))
+        for parameter in (self.lambda1, self.lambda2):
+            set_optimizer_options(parameter, options.lambda_lr, maximize=True)
+        self.register_buffer("num_steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer(
+            "target", torch.tensor(list(options.targets.values())), persistent=False
+        )
+        _constraints.add(self)
+
+    def current_target(self) -> torch.Tensor:
+        """Scheduled target of every measure, ``(measures,)``."""
+        if self.ramp_steps == 0:
+            return self.target
+        return self.target * (self.num_steps / self.ramp_steps).clamp(max=1.0)
+
+    @property
+    def ramp_finished(self) -> bool:
+        """Whether the target has reached its final value."""
+        return int(self.num_steps) >= self.ramp_steps
+
+    def forward(self, sparsity: torch.Tensor) -> torch.Tensor:
+        """Penalty for the expected sparsities ``(measures,)``; a scalar in float32."""
+        distance = sparsity - self.current_target()
+        squared = distance.square()
+        penalty = self.lambda1 * distance + self.lambda2 * squared
+        return (penalty + self.damping * squared).sum()
+
+
+_constraints: weakref.WeakSet[Constraint] = weakref.WeakSet()
+
+
+def _owned(optimizer: torch.optim.Optimizer) -> list[tuple[Constraint, dict[str, Any]]]:
+    """Constraints whose multipliers this optimiser updates, with their parameter group."""
+    found = []
+    for constraint in _constraints:
+        for group in optimizer.param_groups:
+            if any(parameter is constraint.lambda1 for parameter in group["params"]):
+                found.append((constraint, group))
+    return found
+
+
+def _check_groups(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for constraint, group in _owned(optimizer):
+        if int(constraint.num_steps) == 0 and not group.get("maximize"):
+            raise HJPruneError(
+                "the Lagrange multipliers have no optimiser group of their own; set "
+                "exclude_weight_decay: true and an optimiser that can maximize, such as adamw"
+            )
+
+
+def _count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for constraint, _group in _owned(optimizer):
+        constraint.num_steps += 1
+
+
+# Hooks of all optimisers: the model never meets the one that trains it, and only the optimiser
+# knows which steps were really taken.
+register_optimizer_step_pre_hook(_check_groups)
+register_optimizer_step_post_hook(_count_step)

@@ -1,0 +1,101 @@
+"""The gates of an encoder together with the constraint on them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.nn.gating import GateValues
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.cost import UnitCounts, encoder_cost
+from espnet_hjprune.pruning.criteria import measures
+from espnet_hjprune.pruning.discretise import Discretiser
+from espnet_hjprune.pruning.gates import GateSet
+from espnet_hjprune.pruning.lagrangian import Constraint
+
+
+class Pruner(nn.Module):
+    """Hands gates to an encoder and measures how much they remove.
+
+    Training samples the gates; evaluation uses exactly the gates that compaction would use at
+    the current target, so that a validation score is the score of the compact model.
+
+    Raises:
+        HJPruneError: a target that cannot be met.
+    """
+
+    def __init__(self, config: EncoderConfig, options: PruningConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.options = options
+        self.measures = measures(config, options)
+        self.gates = GateSet(config, options)
+        self.constraint = Constraint(options)
+        self._kept: tuple[torch.Tensor, torch.Tensor, torch.Tensor, UnitCounts] | None = None
+
+    def forward(self) -> GateValues:
+        """Gates of one forward pass of the encoder."""
+        return self.gates.sample() if self.training else self.evaluation_gates()
+
+    def evaluation_gates(self) -> GateValues:
+        """The deterministic gates of evaluation and compaction."""
+        return self.gates.evaluation(self.kept_units()[0])
+
+    def kept_units(self) -> tuple[torch.Tensor, UnitCounts]:
+        """Units that compaction would keep now: boolean ``(all gates,)`` and their counts.
+
+        The last answer is reused only while ``log_alpha`` and the target are equal to those that
+        it was made from.
+        """
+        log_alpha = self.gates.log_alpha.detach()
+        target = self.constraint.current_target()
+        if (
+            self._kept is None
+            or self._kept[0].device != log_alpha.device
+            or not torch.equal(self._kept[0], log_alpha)
+            or not torch.equal(self._kept[1], target)
+        ):
+            discretiser = Discretiser(self.gates)
+            keep = discretiser.run(self.measures, target.tolist())
+            self._kept = (log_alpha.clone(), target.clone(), keep, discretiser.counts())
+        return self._kept[2], self._kept[3]
+
+    def expected_sparsity(self) -> torch.Tensor:
+        """Expected sparsity of every measure, ``(measures,)``, differentiable, float32."""
+        with torch.autocast(self.gates.log_alpha.device.type, enabled=False):
+            counts = self.gates.expected_counts()
+            return torch.stack([m.sparsity(self.config, counts) for m in self.measures])
+
+    def regularise(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The constraint's loss and what to log of it.
+
+        While training, sparsity and MACs are expected values; in evaluation they are counted on
+        the units that compaction would keep, and the loss is zero.
+        """
+        device = self.gates.log_alpha.device
+        if self.training:
+            sparsity = self.expected_sparsity()
+            with torch.autocast(device.type, enabled=False):
+                loss = self.constraint(sparsity)
+            with torch.no_grad():
+                counts = self.gates.expected_counts()
+        else:
+            counts = self.kept_units()[1]
+            sparsity = torch.tensor(
+                [float(m.sparsity(self.config, counts)) for m in self.measures], device=device
+            )
+            loss = sparsity.new_zeros(())
+        macs = encoder_cost(self.config, counts, "macs", self.options.samples, scale=1.0)
+        stats = {
+            "loss_constraint": loss.detach(),
+            "macs": torch.as_tensor(float(macs), device=device),
+        }
+        target = self.constraint.current_target()
+        for index, name in enumerate(self.constraint.names):
+            suffix = f"_{name}" if name else ""
+            stats[f"sparsity{suffix}"] = sparsity[index].detach()
+            stats[f"target_sparsity{suffix}"] = target[index]
+            stats[f"lambda1{suffix}"] = self.constraint.lambda1[index].detach().clone()
+            stats[f"lambda2{suffix}"] = self.constraint.lambda2[index].detach().clone()
+        return loss, stats
