@@ -2,32 +2,13 @@
 
 import pytest
 import torch
+from models import small_config
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.nn import ConvLayerConfig, EncoderConfig, PositionalConfig, SpeechEncoder
+from espnet_hjprune.nn import ConvLayerConfig, SpeechEncoder
 from espnet_hjprune.upstream import architecture, load_upstream
 from espnet_hjprune.upstream.fairseq_format import format_conv_layers, parse_conv_layers
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
-
-
-def small_config(style: str, hubert: bool, hidden: int = 64) -> EncoderConfig:
-    """A small model in the style of the base or the large models."""
-    large = style == "large"
-    return EncoderConfig(
-        conv_layers=[ConvLayerConfig(32, 10, 5)]
-        + [ConvLayerConfig(32, 3, 2)] * 4
-        + [ConvLayerConfig(32, 2, 2)] * 2,
-        hidden_size=hidden,
-        head_dim=16,
-        heads=[hidden // 16] * 3,
-        ffn_sizes=[96] * 3,
-        positional=PositionalConfig(16, [hidden // 4] * 4),
-        extractor_norm="layer" if large else "group",
-        conv_bias=large and not hubert,
-        norm_first=large,
-        normalize_input=large,
-        length_rule="chunk" if hubert else "conv",
-    )
 
 
 def compare_with_s3prl(name: str, path: str, waves: list[torch.Tensor]) -> float:

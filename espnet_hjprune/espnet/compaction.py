@@ -239,7 +239,7 @@ def finetune_config(compact: Mapping[str, Any], base: Mapping[str, Any]) -> dict
 def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
     """Costs before and after, per-layer sizes and sparsities; what ``summary.json`` holds."""
     options = pruner.options
-    dense = pruner.config
+    dense = pruner.dense_config
     with torch.no_grad():
         expected_counts = pruner.gates.expected_counts()
         expected_sparsity = pruner.expected_sparsity()
@@ -284,7 +284,7 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
         "seconds": options.seconds,
         "dense": costs(dense, config_counts(dense)),
         "target": {constraints[0]["kind"]: total["target"]},
-        "expected": costs(dense, expected_counts),
+        "expected": costs(pruner.config, expected_counts),
         "actual": actual,
         "sparsity": {
             "expected": expected_total / total["dense"],

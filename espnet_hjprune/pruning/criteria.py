@@ -7,7 +7,7 @@ from typing import Literal
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
-from espnet_hjprune.pruning.config import PARTS, PruningConfig
+from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import (
     Count,
     Part,
@@ -100,6 +100,3 @@ def smallest_counts(config: EncoderConfig, units: list[str]) -> UnitCounts:
     if "hidden" in units:
         counts.hidden = counts.positional_pairs = 1
     return counts
-
-
-__all__ = ["PARTS", "Measure", "measures", "pruned_config", "smallest_counts"]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from espnet_hjprune.pruning.cost import UnitCounts, config_counts
-from espnet_hjprune.pruning.criteria import Measure, pruned_config
+from espnet_hjprune.pruning.criteria import Measure
 from espnet_hjprune.pruning.gates import GateGroup, GateSet
 from espnet_hjprune.pruning.hard_concrete import open_threshold
 
@@ -25,7 +25,7 @@ class Discretiser:
     def __init__(self, gates: GateSet) -> None:
         self.groups: Sequence[GateGroup] = gates.groups
         self.options = gates.options
-        self.config = pruned_config(gates.encoder_config)
+        self.config = gates.encoder_config
         threshold = open_threshold(self.options.beta, self.options.stretch)
         self.log_odds = gates.log_alpha.detach().double().cpu().numpy() - threshold
         # Stable order: the most probable unit first, ties by position.

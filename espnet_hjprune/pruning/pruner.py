@@ -9,7 +9,7 @@ from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.gating import GateValues
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import UnitCounts, encoder_cost
-from espnet_hjprune.pruning.criteria import measures
+from espnet_hjprune.pruning.criteria import measures, pruned_config
 from espnet_hjprune.pruning.discretise import Discretiser
 from espnet_hjprune.pruning.gates import GateSet
 from espnet_hjprune.pruning.lagrangian import Constraint
@@ -27,10 +27,12 @@ class Pruner(nn.Module):
 
     def __init__(self, config: EncoderConfig, options: PruningConfig) -> None:
         super().__init__()
-        self.config = config
+        self.dense_config = config
+        # What is left after compaction, which fuses the weight norm.
+        self.config = pruned_config(config)
         self.options = options
         self.measures = measures(config, options)
-        self.gates = GateSet(config, options)
+        self.gates = GateSet(self.config, options)
         self.constraint = Constraint(options)
         self._kept: tuple[torch.Tensor, torch.Tensor, torch.Tensor, UnitCounts] | None = None
 

@@ -1,0 +1,37 @@
+# Extra options of "make demo", for egs2/librispeech_100/asr1/run.sh.
+DEMO_OPTS ?=
+# Options of pytest in "make test".
+PYTEST_OPTS ?=
+
+BIN := tools/venv/bin
+SHELL_SCRIPTS = .ci/run $(shell find . \
+	\( -path ./tools/venv -o -path ./tools/src -o -path ./.git -o -name downloads -o -name exp \) \
+	-prune -o -type f -name '*.sh' -print)
+
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo "make setup  install everything into tools/venv (needs network the first time)"
+	@echo "make demo   prune a small model on a synthetic corpus; DEMO_OPTS='--ngpu 1' adds options"
+	@echo "make test   check the style and run the tests; PYTEST_OPTS='-k tokens' adds options"
+	@echo "make lint   check the style only"
+	@echo "make clean  remove the environment and what the demo made"
+
+setup:
+	tools/setup.sh
+
+demo: setup
+	cd egs2/librispeech_100/asr1 && ./run.sh --mini true $(DEMO_OPTS)
+
+lint: setup
+	shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/.. $(SHELL_SCRIPTS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python3 -m pytest $(PYTEST_OPTS)
+
+clean:
+	rm -rf tools/venv tools/src tools/setup.done
+	rm -rf egs2/librispeech_100/asr1/data egs2/librispeech_100/asr1/dump
+	rm -rf egs2/librispeech_100/asr1/exp egs2/librispeech_100/asr1/downloads/mini

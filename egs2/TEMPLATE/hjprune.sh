@@ -1,0 +1,558 @@
+#!/usr/bin/env bash
+# The seven stages of HJ-Pruning, shared by all recipes: data, formats and tokens, fine-tuning,
+# gated pruning, compaction, final fine-tuning, decoding with scores and a report.
+set -euo pipefail
+
+. utils/common.sh
+
+# General
+stage=1                 # first stage
+stop_stage=7            # last stage
+ngpu=0                  # GPUs for training, 0 for the CPU
+num_nodes=1             # machines for training
+nj=4                    # parallel jobs of data preparation
+inference_nj=4          # parallel jobs of decoding
+gpu_inference=false     # decode on GPUs
+dumpdir=dump            # formatted data
+expdir=exp              # experiments
+python=python3          # Python that runs everything
+
+# Data
+task=asr                # ESPnet task, and first part of experiment names
+train_set=              # training set
+valid_set=              # validation set
+test_sets=              # test sets, separated by spaces
+local_data_opts=        # options of local/data.sh
+mini=false              # synthesise a small corpus and upstream instead of the real ones
+mini_opts=              # options of the synthesis
+audio_format=flac       # flac, wav or flac.ark
+fs=16k                  # sampling rate
+min_wav_duration=0.1    # shorter utterances are left out, in seconds
+max_wav_duration=30     # longer training utterances are left out, in seconds
+
+# Tokens
+lang=en                 # language, for names of directories
+token_type=char         # char, bpe or word
+nbpe=300                # pieces of bpe
+bpemode=unigram         # unigram or bpe
+
+# Upstream and pruning
+upstream=wav2vec2_base_960  # name of an s3prl upstream
+upstream_ckpt=          # its checkpoint, for names such as wav2vec2_local
+upstream_tag=           # how the upstream is called in experiment names
+criterion=macs          # macs, size or sepsize
+target_sparsity=0.4     # share to remove; for sepsize "cnn=0.6 transformer=0.3"
+units=                  # gated units, such as "head ffn hidden"; empty: as configured
+ramp_epochs=5           # epochs over which the target rises
+
+# Training, decoding and scoring
+finetune_config=conf/tuning/train_finetune.yaml     # stage 3
+prune_config=           # stage 4; empty: conf/tuning/prune_<criterion>.yaml
+compact_config=conf/tuning/finetune_compact.yaml    # stage 6
+config_dir=conf/tuning  # where prune_config is looked for
+finetune_args=          # options of ESPnet's training in stage 3, after the configuration
+prune_args=             # the same in stage 4
+compact_args=           # the same in stage 6
+init_model=valid.loss.best.pth          # model of stage 3 that is pruned
+inference_asr_model=valid.loss.best.pth # model that is decoded
+inference_config=conf/decode_asr.yaml
+inference_args=         # options of ESPnet's decoding, after the configuration
+score_types="wer cer"   # what sclite counts; ter is added for bpe
+metric=wer              # figure of the result table: wer or accuracy
+
+option_names=$(sed -n '/^# General/,/^option_names/s/^\([a-z_]*\)=.*/\1/p' "${BASH_SOURCE[0]}" |
+    grep -v '^option_names$' | tr '\n' ' ')
+help_message="Usage: $0 [--stage 1..7] [--stop_stage 1..7] [--<option> <value> ...]
+
+$(sed -n '/^# General/,/^option_names/p' "${BASH_SOURCE[0]}" | grep -v '^option_names' |
+    sed 's/^\([a-z_]*\)=/--\1  /')"
+arguments=("$@")
+parse_options "$@"
+
+. ./path.sh
+. ./cmd.sh
+
+check_options() {
+    [[ ${stage} =~ ^[1-7]$ && ${stop_stage} =~ ^[1-7]$ ]] ||
+        status=2 die "--stage and --stop_stage are 1 to 7, not '${stage}' and '${stop_stage}'"
+    local name
+    for name in ngpu num_nodes nj inference_nj nbpe ramp_epochs; do
+        [[ ${!name} =~ ^[0-9]+$ ]] || status=2 die "--${name} is a whole number, not '${!name}'"
+    done
+    for name in mini gpu_inference; do
+        [[ ${!name} =~ ^(true|false)$ ]] || status=2 die "--${name} is true or false, not '${!name}'"
+    done
+    for name in train_set valid_set test_sets; do
+        [ -n "${!name}" ] || status=2 die "--${name} is not given"
+    done
+    [[ ${audio_format} =~ ^(flac|wav|flac\.ark)$ ]] ||
+        status=2 die "--audio_format is flac, wav or flac.ark, not '${audio_format}'"
+    [[ ${token_type} =~ ^(char|bpe|word)$ ]] ||
+        status=2 die "--token_type is char, bpe or word, not '${token_type}'"
+    [[ ${criterion} =~ ^(macs|size|sepsize)$ ]] ||
+        status=2 die "--criterion is macs, size or sepsize, not '${criterion}'"
+    [[ ${metric} =~ ^(wer|accuracy)$ ]] ||
+        status=2 die "--metric is wer or accuracy, not '${metric}'"
+    check_target
+    local unit
+    for unit in ${units}; do
+        [[ ${unit} =~ ^(conv|head|ffn|hidden)$ ]] ||
+            status=2 die "--units takes conv, head, ffn and hidden, not '${unit}'"
+    done
+    if [ -n "${upstream_ckpt}" ] && [[ ${upstream_ckpt} != *://* ]] && ! ${mini}; then
+        [ -f "${upstream_ckpt}" ] || die "the upstream checkpoint ${upstream_ckpt} does not exist"
+    fi
+    for name in finetune_config prune_config compact_config inference_config; do
+        [ -f "${!name}" ] || die "the configuration ${!name} (--${name}) does not exist"
+    done
+}
+
+# target_args: options of the training for the target, one a line.
+check_target() {
+    target_args=()
+    if [ "${criterion}" = sepsize ]; then
+        local part pairs=" ${target_sparsity} "
+        for part in cnn transformer; do
+            [[ ${pairs} =~ " ${part}="([^ ]+)" " ]] ||
+                status=2 die "--target_sparsity is \"cnn=X transformer=Y\" when the criterion is" \
+                    "sepsize, not '${target_sparsity}'"
+            check_fraction "${BASH_REMATCH[1]}"
+            target_args+=(--frontend_conf "pruning.target_sparsity.${part}=${BASH_REMATCH[1]}")
+        done
+    else
+        check_fraction "${target_sparsity}"
+        target_args+=(--frontend_conf "pruning.target_sparsity=${target_sparsity}")
+    fi
+}
+
+check_fraction() {
+    if ! is_number "$1" || ! awk -v x="$1" 'BEGIN { exit !(x > 0 && x < 1) }'; then
+        status=2 die "--target_sparsity is '$1', but it must lie between 0 and 1"
+    fi
+}
+
+if [ -z "${prune_config}" ]; then
+    prune_config=${config_dir}/prune_${criterion}.yaml
+fi
+if ${mini} && [ -z "${upstream_ckpt}" ]; then
+    # The upstream is made in stage 1 from its family and size, such as wav2vec2_mini.
+    upstream_ckpt=downloads/mini/${upstream}.pt
+    make_upstream=${upstream}
+    upstream_tag=${upstream_tag:-${upstream}}
+    upstream=${upstream%_*}_local
+else
+    make_upstream=
+    upstream_tag=${upstream_tag:-${upstream}}
+fi
+check_options
+if [ "${token_type}" = bpe ] && [[ " ${score_types} " != *" ter "* ]]; then
+    score_types+=" ter"
+fi
+
+# Names of what the stages make
+dataset_tag=raw_${lang}_${token_type}
+if [ "${token_type}" = bpe ]; then
+    dataset_tag+=${nbpe}
+fi
+if ${mini}; then
+    dataset_tag+=_mini
+    dumpdir+=/mini
+fi
+raw_dir=${dumpdir}/raw
+token_dir=${dumpdir}/token_list/${dataset_tag}
+token_list=${token_dir}/tokens.txt
+bpemodel=none
+if [ "${token_type}" = bpe ]; then
+    bpemodel=${token_dir}/bpe.model
+fi
+stats_dir=${expdir}/${task}_stats_${dataset_tag}
+method=${criterion}_${target_sparsity//[= ]/_}
+if [ -n "${units}" ]; then
+    method=${units// /_}_${method}
+fi
+name_of() {
+    basename "$1" .yaml
+}
+finetune_exp=${expdir}/${task}_$(name_of "${finetune_config}")_${upstream_tag}_${dataset_tag}
+prune_exp=${expdir}/${task}_prune_${method}_${upstream_tag}_${dataset_tag}
+compact_dir=${prune_exp}/compact
+compact_exp=${expdir}/${task}_compact_${method}_${upstream_tag}_${dataset_tag}
+decode_tag=$(name_of "${inference_config}")_${inference_asr_model%.pth}
+
+# Which kind of file ESPnet reads from wav.scp
+audio_type=sound
+if [ "${audio_format}" = flac.ark ]; then
+    audio_type=kaldi_ark
+fi
+
+# ---- Stamps: skip finished work, start over what other options made ----
+
+# unfinished DIR OPTION...: true if DIR must still be made. What other options made is removed.
+unfinished() {
+    local dir=$1 options
+    shift
+    options=$(printf '%s\n' "$@")
+    if [ -e "${dir}/.options" ] && [ "$(cat "${dir}/.options")" != "${options}" ]; then
+        log "${dir} was made with other options or inputs; starting over"
+        rm -rf "${dir}"
+    fi
+    if [ -e "${dir}/.done" ]; then
+        log "${dir} is finished already; skipping (remove ${dir}/.done to repeat it)"
+        return 1
+    fi
+    mkdir -p "${dir}"
+    printf '%s\n' "${options}" >"${dir}/.options"
+}
+
+finish() {
+    date '+%s%N' >"$1/.done"
+}
+
+# checksum FILE...: changes when a file does.
+checksum() {
+    cat "$@" | cksum
+}
+
+# ---- Jobs ----
+
+job_group=
+stop_job() {
+    if [ -n "${job_group}" ]; then
+        kill -- "-${job_group}" 2>/dev/null || true
+    fi
+}
+trap stop_job EXIT
+trap 'exit 130' INT TERM
+
+# A killed run cannot stop its jobs; they would write beside those of the next run.
+stop_leftover() {
+    local file=$1/.running group
+    [ -e "${file}" ] || return 0
+    group=$(cat "${file}")
+    if [ -n "${group}" ] && pgrep -g "${group}" -f "$1" >/dev/null; then
+        log "Stopping the job that an interrupted run left behind in $1"
+        kill -9 -- "-${group}" 2>/dev/null || true
+        sleep 1
+    fi
+    rm -f "${file}"
+}
+
+# train TITLE EXP CONFIG ARGUMENT...: train with ESPnet in EXP, resuming what was interrupted.
+train() {
+    local title=$1 exp=$2 config=$3
+    shift 3
+    stop_leftover "${exp}"
+    # assigns steps_per_epoch, max_epoch and total_steps
+    local plan steps_per_epoch max_epoch total_steps
+    plan=$(${python} -m espnet_hjprune.bin.plan --train_config "${config}" \
+        --shape_dir "${stats_dir}/train" --token_type "${token_type}" \
+        --ngpu "${ngpu}" --num_nodes "${num_nodes}")
+    eval "${plan}"
+    local ramp_args=()
+    if [ "${exp}" = "${prune_exp}" ]; then
+        ramp_args=(--frontend_conf "pruning.ramp_steps=$((ramp_epochs * steps_per_epoch))")
+    fi
+    local text_shape=text_shape.${token_type} command
+    # shellcheck disable=SC2206 # python is a command with options
+    command=(
+        ${python} -m espnet_hjprune.bin.run -m "espnet2.bin.${task}_train"
+        --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}"
+        --token_list "${token_list}"
+        --train_data_path_and_name_and_type "${raw_dir}/${train_set}/wav.scp,speech,${audio_type}"
+        --train_data_path_and_name_and_type "${raw_dir}/${train_set}/text,text,text"
+        --train_shape_file "${stats_dir}/train/speech_shape"
+        --train_shape_file "${stats_dir}/train/${text_shape}"
+        --valid_data_path_and_name_and_type "${raw_dir}/${valid_set}/wav.scp,speech,${audio_type}"
+        --valid_data_path_and_name_and_type "${raw_dir}/${valid_set}/text,text,text"
+        --valid_shape_file "${stats_dir}/valid/speech_shape"
+        --valid_shape_file "${stats_dir}/valid/${text_shape}"
+        --resume true --config "${config}" --output_dir "${exp}" --ngpu "${ngpu}"
+        --scheduler_conf "total_steps=${total_steps}"
+        ${ramp_args[@]+"${ramp_args[@]}"} "$@"
+    )
+    log "${title}: the log is ${exp}/train.log"
+    # What an interrupted run logged belongs to the same training.
+    if [ -e "${exp}/train.log" ]; then
+        cat "${exp}/train.log" >>"${exp}/train.earlier.log"
+        rm "${exp}/train.log"
+    fi
+    local job
+    if [ "${ngpu}" -gt 1 ] || [ "${num_nodes}" -gt 1 ]; then
+        # shellcheck disable=SC2206 # python is a command with options
+        job=(
+            ${python} -m espnet2.bin.launch --cmd "${cuda_cmd} --name $(basename "${exp}")"
+            --log "${exp}/train.log" --ngpu "${ngpu}" --num_nodes "${num_nodes}"
+            --init_file_prefix "${exp}/.dist_init_" --multiprocessing_distributed true --
+            "${command[@]}"
+        )
+    else
+        # shellcheck disable=SC2206 # cuda_cmd is a command with options
+        job=(${cuda_cmd} --gpu "${ngpu}" "${exp}/train.log" "${command[@]}")
+    fi
+    setsid "${job[@]}" &
+    job_group=$!
+    echo "${job_group}" >"${exp}/.running"
+    ${python} -m espnet_hjprune.bin.watch --log "${exp}/train.log" --pid "${job_group}" \
+        --max_epoch "${max_epoch}" --steps_per_epoch "${steps_per_epoch}" --title "${title}" || true
+    local status=0
+    wait "${job_group}" || status=$?
+    job_group=
+    rm -f "${exp}/.running"
+    if [ "${status}" -ne 0 ]; then
+        explain_failure "${exp}/train.log"
+    fi
+    cat "${exp}"/train.earlier.log "${exp}/train.log" 2>/dev/null >"${exp}/train.whole.log" || true
+    mv "${exp}/train.whole.log" "${exp}/train.log"
+    rm -f "${exp}/train.earlier.log"
+}
+
+# Show the reason at the end of a log, then end.
+explain_failure() {
+    local reason
+    reason=$(grep -aE '^error: ' "$1" | tail -n 1 | sed 's/^error: //') || true
+    if [ -z "${reason}" ]; then
+        grep -avE '^# Ended' "$1" | tail -n 15 >&2
+        reason="a job failed"
+    fi
+    die "${reason} (log: $1)"
+}
+
+# decode EXP SET: decode a test set with ESPnet into EXP/DECODE_TAG/SET, then score it.
+decode() {
+    local exp=$1 set=$2
+    local dir=${exp}/${decode_tag}/${set} data=${raw_dir}/${set}
+    unfinished "${dir}" "${inference_args}" "$(checksum "${inference_config}" "${exp}/.done" \
+        "${data}/wav.scp" "${data}/text")" || return 0
+    stop_leftover "${dir}"
+    local logdir=${dir}/logdir jobs=${inference_nj} utterances
+    utterances=$(wc -l <"${data}/wav.scp")
+    if [ "${jobs}" -gt "${utterances}" ]; then
+        jobs=${utterances}
+    fi
+    rm -rf "${logdir}"
+    mkdir -p "${logdir}"
+    split --number="r/${jobs}" --numeric-suffixes=1 --suffix-length=6 "${data}/wav.scp" \
+        "${logdir}/part."
+    local job part
+    for ((job = 1; job <= jobs; job++)); do
+        printf -v part '%06d' "${job}"
+        mv "${logdir}/part.${part}" "${logdir}/keys.${job}.scp"
+    done
+    local gpus=0 cmd=${decode_cmd}
+    if ${gpu_inference}; then
+        gpus=1
+        cmd=${cuda_cmd}
+    fi
+    log "Decoding ${set} with ${exp}: the logs are ${logdir}/decode.*.log"
+    # shellcheck disable=SC2086 # commands and options that the user gives as words
+    setsid ${cmd} --gpu "${gpus}" JOB=1:"${jobs}" "${logdir}/decode.JOB.log" \
+        ${python} -m espnet_hjprune.bin.run -m "espnet2.bin.${task}_inference" \
+        --batch_size 1 --ngpu "${gpus}" \
+        --data_path_and_name_and_type "${data}/wav.scp,speech,${audio_type}" \
+        --key_file "${logdir}/keys.JOB.scp" \
+        --asr_train_config "${exp}/config.yaml" \
+        --asr_model_file "${exp}/${inference_asr_model}" \
+        --output_dir "${logdir}/output.JOB" \
+        --config "${inference_config}" ${inference_args} &
+    job_group=$!
+    echo "${job_group}" >"${dir}/.running"
+    ${python} -m espnet_hjprune.bin.watch --decode_logs "${logdir}" --pid "${job_group}" \
+        --utterances "${utterances}" --title "decoding ${set}" || true
+    local status=0
+    wait "${job_group}" || status=$?
+    job_group=
+    rm -f "${dir}/.running"
+    if [ "${status}" -ne 0 ]; then
+        for part in "${logdir}"/decode.*.log; do
+            if ! grep -qa '^# Ended with status 0' "${part}"; then
+                explain_failure "${part}"
+            fi
+        done
+        die "decoding ${set} failed (logs: ${logdir})"
+    fi
+    local file
+    for file in text token token_int score; do
+        if [ -e "${logdir}/output.1/1best_recog/${file}" ]; then
+            cat "${logdir}"/output.*/1best_recog/"${file}" | LC_ALL=C sort >"${dir}/${file}"
+        fi
+    done
+    local type ter_args=()
+    for type in ${score_types}; do
+        if [ "${type}" = ter ]; then
+            ter_args=(--token_type "${token_type}")
+            if [ "${token_type}" = bpe ]; then
+                ter_args+=(--bpemodel "${bpemodel}")
+            fi
+        fi
+        ${python} -m espnet_hjprune.bin.score --ref "${data}/text" --hyp "${dir}/text" \
+            --utt2spk "${data}/utt2spk" --type "${type}" --out_dir "${dir}/score_${type}" \
+            ${ter_args[@]+"${ter_args[@]}"}
+    done
+    finish "${dir}"
+}
+
+# ---- Stages ----
+
+stage_1() {
+    mkdir -p data
+    if unfinished data/.stage1 "${mini}" "${mini_opts}" "${local_data_opts}" \
+        "$(checksum db.sh local/*)"; then
+        local opts=(--mini "${mini}")
+        if [ -n "${mini_opts}" ]; then
+            opts+=(--mini_opts "${mini_opts}")
+        fi
+        # shellcheck disable=SC2086 # options that the user gives as words
+        local/data.sh "${opts[@]}" ${local_data_opts}
+        finish data/.stage1
+    fi
+    if [ -n "${make_upstream}" ] && [ ! -e "${upstream_ckpt}" ]; then
+        ${python} -m espnet_hjprune.bin.random_upstream --family "${make_upstream%_*}" \
+            --size "${make_upstream##*_}" --output "${upstream_ckpt}"
+    fi
+}
+
+stage_2() {
+    local set duration=()
+    for set in ${train_set} ${valid_set} ${test_sets}; do
+        need "data/${set}/wav.scp" "run stage 1 first"
+        unfinished "${raw_dir}/.${set}" "${audio_format}" "${fs}" "${min_wav_duration}" \
+            "${max_wav_duration}" "$(checksum "data/${set}/wav.scp" "data/${set}/text")" || continue
+        duration=(--min_wav_duration "${min_wav_duration}")
+        if [ "${set}" = "${train_set}" ] || [ "${set}" = "${valid_set}" ]; then
+            duration+=(--max_wav_duration "${max_wav_duration}")
+        fi
+        ${python} -m espnet_hjprune.bin.format_data --in_dir "data/${set}" \
+            --out_dir "${raw_dir}/${set}" --audio_format "${audio_format}" --fs "${fs}" \
+            --nj "${nj}" "${duration[@]}"
+        finish "${raw_dir}/.${set}"
+    done
+    local bpe_args=() model_args=()
+    if [ "${token_type}" = bpe ]; then
+        bpe_args=(--nbpe "${nbpe}" --bpemodel_prefix "${bpemodel%.model}" --bpemode "${bpemode}")
+        model_args=(--bpemodel "${bpemodel}")
+    fi
+    if unfinished "${token_dir}" "${token_type}" "${bpe_args[*]}" \
+        "$(checksum "${raw_dir}/${train_set}/text")"; then
+        ${python} -m espnet_hjprune.bin.token_list --text "${raw_dir}/${train_set}/text" \
+            --token_type "${token_type}" --output "${token_list}" \
+            ${bpe_args[@]+"${bpe_args[@]}"}
+        finish "${token_dir}"
+    fi
+    local part
+    for part in train valid; do
+        set=${train_set}
+        if [ "${part}" = valid ]; then
+            set=${valid_set}
+        fi
+        if unfinished "${stats_dir}/${part}" \
+            "$(checksum "${token_list}" "${raw_dir}/.${set}/.done")"; then
+            ${python} -m espnet_hjprune.bin.shapes --data_dir "${raw_dir}/${set}" \
+                --token_list "${token_list}" --token_type "${token_type}" \
+                --out_dir "${stats_dir}/${part}" ${model_args[@]+"${model_args[@]}"}
+            finish "${stats_dir}/${part}"
+        fi
+    done
+}
+
+need_stage_2() {
+    need "${stats_dir}/train/.done" "run stage 2 first"
+    need "${stats_dir}/valid/.done" "run stage 2 first"
+}
+
+stage_3() {
+    need_stage_2
+    local upstream_args=(--frontend_conf "frontend_conf.upstream=${upstream}")
+    if [ -n "${upstream_ckpt}" ]; then
+        if [[ ${upstream_ckpt} != *://* ]]; then
+            need "${upstream_ckpt}" "run stage 1 first"
+        fi
+        upstream_args+=(--frontend_conf "frontend_conf.path_or_url=${upstream_ckpt}")
+    fi
+    # shellcheck disable=SC2206 # options that the user gives as words
+    local args=("${upstream_args[@]}" ${finetune_args})
+    if unfinished "${finetune_exp}" "${args[*]}" "${ngpu}" "${num_nodes}" \
+        "$(checksum "${finetune_config}" "${stats_dir}/train/.done" "${stats_dir}/valid/.done")"; then
+        train "stage 3: fine-tuning" "${finetune_exp}" "${finetune_config}" "${args[@]}"
+        finish "${finetune_exp}"
+    fi
+}
+
+stage_4() {
+    need "${finetune_exp}/.done" "run stage 3 first"
+    need "${finetune_exp}/${init_model}" "choose another --init_model"
+    local args=(
+        --frontend_conf "frontend_conf.upstream=${upstream}"
+        --frontend_conf "pruning.criterion=${criterion}" "${target_args[@]}"
+        --init_param "${finetune_exp}/${init_model}"
+    )
+    if [ -n "${upstream_ckpt}" ]; then
+        args+=(--frontend_conf "frontend_conf.path_or_url=${upstream_ckpt}")
+    fi
+    if [ -n "${units}" ]; then
+        args+=(--frontend_conf "pruning.units=[${units// /, }]")
+    fi
+    # shellcheck disable=SC2206 # options that the user gives as words
+    args+=(${prune_args})
+    if unfinished "${prune_exp}" "${args[*]}" "${ramp_epochs}" "${ngpu}" "${num_nodes}" \
+        "$(checksum "${prune_config}" "${finetune_exp}/.done")"; then
+        train "stage 4: gated pruning" "${prune_exp}" "${prune_config}" "${args[@]}"
+        finish "${prune_exp}"
+    fi
+}
+
+stage_5() {
+    need "${prune_exp}/.done" "run stage 4 first"
+    if unfinished "${compact_dir}" "$(checksum "${compact_config}" "${prune_exp}/.done")"; then
+        # The last epoch is the one that is on target; better-scoring ones may be pruned less.
+        ${python} -m espnet_hjprune.bin.compact --task "${task}" \
+            --train_config "${prune_exp}/config.yaml" --model_file "${prune_exp}/latest.pth" \
+            --output_dir "${compact_dir}" --finetune_config "${compact_config}"
+        finish "${compact_dir}"
+    fi
+}
+
+stage_6() {
+    need "${compact_dir}/.done" "run stage 5 first"
+    # shellcheck disable=SC2206 # options that the user gives as words
+    local args=(--init_param "${compact_dir}/model.pth" ${compact_args})
+    if unfinished "${compact_exp}" "${args[*]}" "${ngpu}" "${num_nodes}" \
+        "$(checksum "${compact_dir}/finetune.yaml" "${compact_dir}/.done")"; then
+        train "stage 6: final fine-tuning" "${compact_exp}" "${compact_dir}/finetune.yaml" \
+            "${args[@]}"
+        finish "${compact_exp}"
+    fi
+}
+
+stage_7() {
+    need "${finetune_exp}/.done" "run stage 3 first"
+    need "${compact_exp}/.done" "run stage 6 first"
+    local set exp
+    for exp in "${finetune_exp}" "${compact_exp}"; do
+        need "${exp}/${inference_asr_model}" "choose another --inference_asr_model"
+        for set in ${test_sets}; do
+            need "${raw_dir}/${set}/wav.scp" "run stage 2 first"
+            decode "${exp}" "${set}"
+        done
+    done
+    # shellcheck disable=SC2086 # test sets are words
+    ${python} -m espnet_hjprune.bin.report --output "${compact_exp}/RESULTS.md" \
+        --prune_exp "${prune_exp}" --summary "${compact_dir}/summary.json" \
+        --model "unpruned=${finetune_exp}" \
+        --model "HJ-Pruning ${criterion} ${target_sparsity}=${compact_exp}" \
+        --decode_tag "${decode_tag}" --test_sets ${test_sets} --metric "${metric}" \
+        --title "$(basename "$(dirname "${PWD}")"): HJ-Pruning of ${upstream_tag}"
+    log "The results are ${compact_exp}/RESULTS.md, figures are in ${prune_exp}/images"
+}
+
+titles=(
+    "" "Data preparation" "Audio format, token list and shapes" "Fine-tuning" "Gated pruning"
+    "Compaction" "Final fine-tuning" "Decoding, scoring and report"
+)
+log "Options: ${arguments[*]}"
+for ((number = stage; number <= stop_stage; number++)); do
+    log "Stage ${number}: ${titles[number]}"
+    started=${SECONDS}
+    "stage_${number}"
+    log "Stage ${number}: finished in $((SECONDS - started)) s"
+done
+log "Successfully finished. [elapsed=${SECONDS}s]"

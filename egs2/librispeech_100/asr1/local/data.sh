@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Data directories of LibriSpeech: data/{train_clean_100,dev_clean,dev_other,test_clean,test_other}
+# and data/dev, the validation set. Run it in egs2/librispeech_100/asr1.
+set -euo pipefail
+
+log() {
+    local fname=${BASH_SOURCE[1]##*/}
+    echo "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+}
+
+die() {
+    echo "local/data.sh: $*" >&2
+    exit "${status:-1}"
+}
+
+mini=false        # true: synthesise a small corpus instead of using LibriSpeech
+mini_opts=        # options of local/make_mini_corpus.py, such as "--num_train 200 --seed 1"
+download=         # true: download what is missing; default: only into the directory "downloads"
+stage=1           # 1: obtain the corpus, 2: make the data directories
+stop_stage=2
+
+help="Usage: $0 [--mini true|false] [--mini_opts \"...\"] [--download true|false]
+    [--stage 1|2] [--stop_stage 1|2]"
+
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --help | -h)
+            echo "${help}"
+            exit 0
+            ;;
+        --mini | --mini_opts | --download | --stage | --stop_stage)
+            [ $# -ge 2 ] || status=2 die "$1 needs a value"
+            printf -v "${1#--}" '%s' "$2"
+            shift 2
+            ;;
+        *)
+            status=2 die "unknown option or argument '$1'; --help lists the options"
+            ;;
+    esac
+done
+
+[[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] ||
+    status=2 die "--stage and --stop_stage must be numbers, not '${stage}' and '${stop_stage}'"
+[[ ${mini} =~ ^(true|false)$ ]] || status=2 die "--mini must be true or false, not '${mini}'"
+[[ ${download} =~ ^(true|false|)$ ]] ||
+    status=2 die "--download must be true or false, not '${download}'"
+
+. ./path.sh
+. ./db.sh
+
+if ${mini}; then
+    corpus_dir=downloads/mini
+else
+    corpus_dir=${LIBRISPEECH:-}
+    [ -n "${corpus_dir}" ] ||
+        die "LIBRISPEECH is not set; give the directory that holds LibriSpeech/ in db.sh"
+    if [ -z "${download}" ]; then
+        [ "${corpus_dir}" = downloads ] && download=true || download=false
+    fi
+fi
+
+if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
+    if ${mini}; then
+        log "stage 1: Synthesising the mini corpus in ${corpus_dir}"
+        read -ra opts <<<"${mini_opts}"
+        python3 local/make_mini_corpus.py --output_dir "${corpus_dir}" ${opts[@]+"${opts[@]}"}
+    elif ${download}; then
+        log "stage 1: Downloading what is missing in ${corpus_dir}"
+        python3 local/download_librispeech.py --output_dir "${corpus_dir}"
+    elif [ ! -d "${corpus_dir}/LibriSpeech" ]; then
+        die "${corpus_dir}/LibriSpeech does not exist; correct LIBRISPEECH in db.sh," \
+            "or give --download true"
+    fi
+fi
+
+if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
+    log "stage 2: Preparing data/ from ${corpus_dir}/LibriSpeech"
+    check_counts=true
+    if ${mini}; then
+        check_counts=false
+    fi
+    python3 local/prepare_librispeech.py --corpus_dir "${corpus_dir}/LibriSpeech" \
+        --output_dir data --check_counts "${check_counts}"
+fi
+
+log "Successfully finished. [elapsed=${SECONDS}s]"

@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""Synthesise a small corpus in LibriSpeech's layout with espeak-ng."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_hjprune.bin.cli import run_command
+from espnet_hjprune.recipe.mini_librispeech import MiniConfig, make_corpus
+
+UTTERANCES = {
+    "train-clean-100": 1000,
+    "dev-clean": 60,
+    "dev-other": 60,
+    "test-clean": 150,
+    "test-other": 150,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the options and make the corpus."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="LibriSpeech/ is made inside"
+    )
+    for part, count in UTTERANCES.items():
+        option = "--num_train" if part.startswith("train") else f"--num_{part.replace('-', '_')}"
+        parser.add_argument(
+            option, dest=part, type=int, default=count, metavar="N", help=f"utterances of {part}"
+        )
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
+    parser.add_argument("--nj", type=int, default=2, help="number of parallel processes")
+    args = parser.parse_args(argv)
+    config = MiniConfig({part: getattr(args, part) for part in UTTERANCES}, args.seed)
+    make_corpus(args.output_dir, config, args.nj)
+
+
+if __name__ == "__main__":
+    run_command(main)

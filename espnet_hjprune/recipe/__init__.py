@@ -1,0 +1,1 @@
+"""Data preparation, tokens and shapes shared by the recipes."""

@@ -1,0 +1,123 @@
+"""Audio files: looking into them, reading them as mono at one rate, and simple signal work."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from math import gcd
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from espnet_hjprune.errors import HJPruneError
+
+
+class AudioError(HJPruneError):
+    """An audio file that cannot be used; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says: samples per channel, Hz, channels, container and coding."""
+
+    frames: int
+    rate: int
+    channels: int
+    container: str
+    subtype: str
+
+
+def parse_rate(text: str) -> int:
+    """Turn ``16k``, ``22.05k`` or ``16000`` into a sampling rate in Hz.
+
+    Raises:
+        HJPruneError: ``text`` is no such number.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(k?)", text.strip().lower())
+    rate = round(float(match[1]) * (1000 if match[2] else 1)) if match else 0
+    if rate <= 0:
+        raise HJPruneError(f"'{text}' is no sampling rate; give one such as 16k or 16000")
+    return rate
+
+
+def probe(path: str | Path) -> AudioInfo:
+    """Read the header of an audio file and make sure that the last sample is there.
+
+    Raises:
+        AudioError: The file is missing, empty, truncated or no audio.
+    """
+    try:
+        with soundfile.SoundFile(os.fspath(path)) as audio:
+            info = AudioInfo(
+                audio.frames, audio.samplerate, audio.channels, audio.format, audio.subtype
+            )
+            if info.frames > 0:
+                audio.seek(info.frames - 1)
+                if len(audio.read(1)) != 1:
+                    raise AudioError(f"audio file {path} is truncated")
+    except (soundfile.LibsndfileError, OSError) as error:
+        reason = "does not exist" if not Path(path).exists() else f"is unreadable ({error})"
+        raise AudioError(f"audio file {path} {reason}") from None
+    if info.frames == 0:
+        raise AudioError(f"audio file {path} is empty")
+    return info
+
+
+def resample(samples: np.ndarray, rate: int, target_rate: int) -> np.ndarray:
+    """Change the sampling rate (Hz) of a mono signal with a polyphase low-pass filter."""
+    if rate == target_rate:
+        return samples
+    # Imported here: it takes longer to import than all else in a run that needs no resampling.
+    from scipy.signal import resample_poly
+
+    divisor = gcd(rate, target_rate)
+    return resample_poly(samples, target_rate // divisor, rate // divisor).astype(samples.dtype)
+
+
+def read_mono(path: str | Path, rate: int) -> np.ndarray:
+    """Read the first channel of a file as float32 samples in [-1, 1] at ``rate`` Hz.
+
+    Raises:
+        AudioError: The file cannot be decoded to its end.
+    """
+    try:
+        samples, file_rate = soundfile.read(os.fspath(path), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(f"audio file {path} is unreadable ({error})") from None
+    return resample(np.ascontiguousarray(samples[:, 0]), file_rate, rate)
+
+
+def write_audio(path: str | Path, samples: np.ndarray, rate: int) -> None:
+    """Write mono 16-bit audio; the suffix of ``path`` is the format."""
+    soundfile.write(os.fspath(path), samples, rate, subtype="PCM_16")
+
+
+def trim_silence(
+    samples: np.ndarray, rate: int, padding: float = 0.1, threshold: float = 0.02
+) -> np.ndarray:
+    """Cut silence at both ends, leaving ``padding`` seconds of it where there was as much.
+
+    Silence is what stays below ``threshold`` times the peak.
+    """
+    loud = np.flatnonzero(np.abs(samples) > threshold * np.abs(samples).max(initial=0.0))
+    if not len(loud):
+        return samples
+    margin = round(padding * rate)
+    return samples[max(loud[0] - margin, 0) : loud[-1] + margin + 1]
+
+
+def pink_noise(length: int, generator: np.random.Generator) -> np.ndarray:
+    """Noise of unit power whose power falls by 3 dB per octave, as float32."""
+    spectrum = np.fft.rfft(generator.standard_normal(length))
+    spectrum /= np.sqrt(np.arange(1, len(spectrum) + 1))
+    noise = np.fft.irfft(spectrum, n=length)
+    return (noise / np.sqrt(np.mean(noise**2))).astype(np.float32)
+
+
+def add_noise(samples: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
+    """Add pink noise at a signal-to-noise ratio in dB."""
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    scale = np.sqrt(power / 10 ** (snr_db / 10))
+    return samples + np.float32(scale) * pink_noise(len(samples), generator)

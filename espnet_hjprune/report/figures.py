@@ -1,0 +1,292 @@
+"""Figures of a pruned model: its architecture, its pruning over time, and cost against quality."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.report.results import method_name
+from espnet_hjprune.report.training_log import TrainingLog
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK = "#1f2933"
+_MUTED = "#66717d"
+_OUTLINE = "#b4bec9"
+_EMPTY = "#f3f5f8"
+_COLOURS = ("#2367ae", "#d9702a", "#2f8f6b", "#8a4fa3")
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _OUTLINE,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e4e8ed",
+    "grid.linewidth": 0.8,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+# Of the numbers on the bars, in points; the panel's height only decides where a number fits.
+_NUMBER_SIZE = 7.5
+_DIGIT_WIDTH = 0.64 * _NUMBER_SIZE
+_PANEL_HEIGHT = 150.0
+_BAR = 0.8
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.05)
+    return figure
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png", facecolor="white")
+    os.replace(temporary, path)
+    return path
+
+
+def _draw_layers(
+    axes: Axes, what: str, kept: Sequence[int], dense: Sequence[int], slot: float
+) -> None:
+    """Draw one panel of the architecture; ``slot`` is the width of a layer in points."""
+    layers = range(1, len(kept) + 1)
+    axes.bar(layers, dense, _BAR, color=_EMPTY, edgecolor=_OUTLINE, linewidth=0.9)
+    axes.bar(layers, kept, _BAR, color=_COLOURS[0])
+    top = 1.04 * max(dense)
+    length = max(len(str(size)) for size in kept) * _DIGIT_WIDTH
+    upright = length <= _BAR * slot
+    # Points that a number needs inside its bar; in a lower bar it stands above.
+    room = (_NUMBER_SIZE if upright else length) + 5
+    for layer, size in zip(layers, kept, strict=True):
+        inside = size / top * _PANEL_HEIGHT >= room
+        axes.annotate(
+            str(size),
+            (layer, size),
+            (0, -3 if inside else 2.5),
+            textcoords="offset points",
+            ha="center",
+            va="top" if inside else "bottom",
+            rotation=0 if upright else 90,
+            fontsize=_NUMBER_SIZE,
+            color="white" if inside else _INK,
+        )
+    axes.set_ylim(0, top)
+    axes.set_xlim(0.3, len(kept) + 0.7)
+    axes.set_xticks(layers, [str(i) for i in layers])
+    axes.tick_params(axis="x", length=0)
+    axes.tick_params(labelsize=8)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.set_xlabel("layer")
+    share = f"{100 * sum(kept) / sum(dense):.0f} %"
+    axes.set_title(f"{what}\n{sum(kept):,} of {sum(dense):,} ({share})")
+
+
+def plot_architecture(summary: Mapping[str, Any], path: str | Path) -> Path:
+    """Draw what is left of every layer: CNN channels, attention heads and FFN units.
+
+    Solid bars are kept, outlines are the dense model.
+
+    Args:
+        summary: The summary of a compaction, see :func:`~.results.read_summary`.
+        path: The PNG file to write.
+
+    Raises:
+        HJPruneError: The kept and dense sizes do not have the same number of layers.
+    """
+    layers = summary["layers"]
+    panels = []
+    for key, what in (("conv", "CNN channels"), ("head", "attention heads"), ("ffn", "FFN units")):
+        kept, dense = layers[key], layers["dense"][key]
+        if len(kept) != len(dense) or not dense:
+            raise HJPruneError(
+                f"the summary has {len(kept)} pruned and {len(dense)} dense layers of {what}; "
+                "rerun stage 5"
+            )
+        panels.append((what, kept, dense))
+    hidden = [layers["hidden"], layers["dense"]["hidden"]]
+    width = f"hidden size {hidden[0]}"
+    if hidden[0] != hidden[1]:
+        width += f" of {hidden[1]}"
+    actual, full = summary["actual"], summary["dense"]
+
+    with matplotlib.rc_context(_STYLE):
+        n_layers = [max(len(kept), 6) for _, kept, _ in panels]
+        inches = min(max(0.42 * sum(n_layers), 9.0), 20.0)
+        figure = _new_figure(inches, 3.6)
+        axes = figure.subplots(1, 3, gridspec_kw={"width_ratios": n_layers})
+        for axis, panel in zip(axes, panels, strict=True):
+            slot = 72 * 0.85 * inches * max(len(panel[1]), 6) / sum(n_layers) / len(panel[1])
+            _draw_layers(axis, *panel, slot)
+        figure.suptitle(
+            f"{method_name(dict(summary))}: {width}, "
+            f"{actual['macs'] / 1e9:.3g} of {full['macs'] / 1e9:.3g} GMACs, "
+            f"{actual['params'] / 1e6:.3g} of {full['params'] / 1e6:.3g} M parameters",
+            fontsize=12,
+            fontweight="bold",
+            x=0.01,
+            ha="left",
+        )
+        return _save(figure, path)
+
+
+def _constraints(log: TrainingLog) -> list[str]:
+    """Return the suffixes of the constraints: ``[""]``, or ``["_cnn", "_transformer"]``."""
+    names = log.names("train")
+    return [
+        name.removeprefix("sparsity")
+        for name in names
+        if name == "sparsity" or (name.startswith("sparsity_") and f"lambda1{name[8:]}" in names)
+    ]
+
+
+def plot_pruning(log: TrainingLog, title: str, path: str | Path) -> Path:
+    """Draw a pruning run: sparsity and its target, multipliers, validation loss and quality.
+
+    Args:
+        log: The run's training log.
+        title: The headline.
+        path: The PNG file to write.
+
+    Raises:
+        HJPruneError: The log has no sparsity, so it is not of a pruning run.
+    """
+    constraints = _constraints(log)
+    if not constraints:
+        raise HJPruneError(
+            "the training log has no 'sparsity'; give --prune_exp the directory of stage 4"
+        )
+    valid = [name for name in ("wer", "cer", "cer_ctc", "acc") if name in log.names("valid")]
+    with matplotlib.rc_context(_STYLE):
+        figure = _new_figure(10.0, 6.4)
+        (sparse, multiplier), (loss, quality) = figure.subplots(2, 2, sharex=True)
+        for suffix, colour in zip(constraints, _COLOURS, strict=False):
+            part = suffix.replace("_", " ")
+            x, y = log.train_series(f"target_sparsity{suffix}")
+            sparse.plot(x, [100 * v for v in y], "--", color=colour, lw=1.2, label=f"target{part}")
+            x, y = log.train_series(f"sparsity{suffix}")
+            sparse.plot(x, [100 * v for v in y], color=colour, label=f"sparsity{part}")
+            for name, symbol, line in (("lambda1", "λ₁", "-"), ("lambda2", "λ₂", "--")):
+                x, y = log.train_series(name + suffix)
+                multiplier.plot(x, y, line, color=colour, label=f"{symbol}{part}")
+        sparse.set_title("expected sparsity (%)")
+        sparse.set_ylim(bottom=0)
+        multiplier.set_title("Lagrange multipliers")
+        multiplier.axhline(0, color=_OUTLINE, lw=0.8, zorder=1)
+        loss.plot(*log.epoch_series("valid", "loss"), "o-", ms=4, color=_COLOURS[0], label="valid")
+        loss.plot(*log.epoch_series("train", "loss"), color=_OUTLINE, label="train")
+        loss.set_title("loss")
+        labels = {
+            "wer": "WER",
+            "cer": "CER",
+            "cer_ctc": "CER (greedy CTC)",
+            "acc": "token accuracy",
+        }
+        for name, colour in zip(valid, _COLOURS, strict=False):
+            x, y = log.epoch_series("valid", name)
+            quality.plot(x, [100 * v for v in y], "o-", ms=4, color=colour, label=labels[name])
+        quality.set_title("validation (%)")
+        quality.set_ylim(bottom=0)
+        for axes in (sparse, multiplier, loss, quality):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.margins(x=0.02)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=8.5, handlelength=1.8)
+        loss.set_xlabel("epoch")
+        quality.set_xlabel("epoch")
+        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+        return _save(figure, path)
+
+
+def plot_tradeoff(
+    points: Sequence[tuple[str, float, Mapping[str, float]]],
+    metric: str,
+    title: str,
+    path: str | Path,
+) -> Path:
+    """Draw quality against the share of MACs removed, one line a test set.
+
+    Args:
+        points: For each model its name, the share of MACs removed (0 to 1) and, by test set, the
+            metric in percent.
+        metric: Name of the metric, for the axis.
+        title: The headline.
+        path: The PNG file to write.
+    """
+    points = sorted(points, key=lambda point: point[1])
+    x = [100 * removed for _, removed, _ in points]
+    with matplotlib.rc_context(_STYLE):
+        figure = _new_figure(6.4, 4.2)
+        axes = figure.subplots()
+        test_sets = list(points[0][2])
+        for test_set, colour in zip(test_sets, cycle(_COLOURS), strict=False):
+            y = [values[test_set] for _, _, values in points]
+            axes.plot(x, y, "o-", color=colour, ms=7, mec="white", mew=1.2)
+        axes.margins(x=0.12, y=0.3)
+        for px, (name, _, values) in zip(x, points, strict=True):
+            for test_set in test_sets:
+                # Away from the other sets: only the lowest of several is labelled below.
+                below = len(values) > 1 and values[test_set] == min(values.values())
+                axes.annotate(
+                    f"{values[test_set]:.2f}",
+                    (px, values[test_set]),
+                    (0, -8 if below else 8),
+                    textcoords="offset points",
+                    ha="center",
+                    va="top" if below else "bottom",
+                    fontsize=8.5,
+                )
+            axes.axvline(px, color="#e4e8ed", lw=0.8, zorder=0)
+            axes.annotate(
+                name,
+                (px, 0),
+                (0, 6),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8.5,
+                color=_MUTED,
+            )
+        low, high = axes.get_ylim()
+        lowest = low
+        last = points[-1][2]
+        for test_set in sorted(test_sets, key=lambda name: last[name]):
+            place = max(last[test_set], lowest)
+            lowest = place + 0.06 * (high - low)
+            axes.annotate(
+                test_set,
+                (x[-1], place),
+                (10, 0),
+                textcoords="offset points",
+                va="center",
+                color=_COLOURS[test_sets.index(test_set) % len(_COLOURS)],
+                fontweight="bold",
+            )
+        axes.set_title(f"{metric} (%)", pad=10)
+        axes.set_xlabel("MACs removed (%)")
+        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+        return _save(figure, path)

@@ -1,0 +1,264 @@
+"""RESULTS.md: environment, error tables in ESPnet's form, and this project's table."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.report.decoding_log import DecodingTime, read_decoding_time
+from espnet_hjprune.report.scoring import SCORE_TYPES, ErrorCounts, parse_result
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_ERROR_COLUMNS = ("dataset", "Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err")
+CRITERION_NAMES = {
+    "macs": "HJ-Pruning-MAC",
+    "size": "HJ-Pruning-Size",
+    "sepsize": "HJ-Pruning-SepSize",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of merit made from the word errors of one set, in percent."""
+
+    name: str
+    higher_is_better: bool
+    value: Callable[[ErrorCounts], float]
+
+
+METRICS = {
+    "wer": Metric("WER", False, lambda counts: counts.error_rate),
+    # Exact for transcripts of one word each, such as intents.
+    "accuracy": Metric("accuracy", True, lambda counts: 100.0 - counts.error_rate),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoded model: its scores by type and set, its cost, and its decoding time.
+
+    ``macs`` and ``params`` are those of the speech encoder, without the task's head.
+    """
+
+    name: str
+    exp_dir: Path
+    decode_tag: str
+    macs: float
+    params: float
+    macs_removed: float
+    scores: dict[str, dict[str, ErrorCounts]]
+    decoding: DecodingTime
+
+
+@dataclass(frozen=True)
+class Image:
+    """A figure to show in RESULTS.md."""
+
+    caption: str
+    path: Path
+
+
+def read_summary(path: str | Path) -> dict[str, Any]:
+    """Read the ``summary.json`` of a compaction.
+
+    Raises:
+        HJPruneError: The file is missing, is no JSON object, or lacks a part the report needs.
+    """
+    try:
+        summary = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HJPruneError(f"{path} does not exist; run stage 5 (compaction) first") from None
+    except ValueError as error:
+        raise HJPruneError(f"{path} is no JSON file ({error}); rerun stage 5") from None
+    for section, keys in {
+        "dense": ("macs", "params"),
+        "actual": ("macs", "params"),
+        "layers": ("conv", "head", "ffn", "hidden", "dense"),
+    }.items():
+        part = summary.get(section) if isinstance(summary, dict) else None
+        lacking = [key for key in keys if key not in (part or {})]
+        if lacking:
+            raise HJPruneError(f"{path} lacks '{section}.{lacking[0]}'; rerun stage 5")
+    return summary
+
+
+def method_name(summary: dict[str, Any]) -> str:
+    """Return the name of the pruning method with its target, such as ``HJ-Pruning-MAC 40 %``."""
+    criterion = str(summary.get("criterion", ""))
+    name = CRITERION_NAMES.get(criterion, criterion or "pruning")
+    if criterion == "size" and "conv" not in summary.get("units", ["conv"]):
+        name = "Transformer only"
+    target = summary.get("target_sparsity")
+    if isinstance(target, dict):
+        return name + " " + ", ".join(f"{part} {100 * t:g} %" for part, t in target.items())
+    return name if target is None else f"{name} {100 * target:g} %"
+
+
+def read_model(
+    name: str,
+    exp_dir: str | Path,
+    decode_tag: str,
+    test_sets: Sequence[str],
+    summary: dict[str, Any],
+    size: str,
+) -> Model:
+    """Collect what stage 7 left of one model.
+
+    Args:
+        name: The name to show.
+        exp_dir: The experiment's directory.
+        decode_tag: The directory below it that holds the decoded sets.
+        test_sets: The decoded sets; each must have word errors, the rest is optional.
+        summary: The compaction's summary.
+        size: The entry of the summary with this model's size, ``dense`` or ``actual``.
+
+    Raises:
+        HJPruneError: A set has no word errors.
+    """
+    exp_dir = Path(exp_dir)
+    decoded = exp_dir / decode_tag
+    scores: dict[str, dict[str, ErrorCounts]] = {}
+    decoding = DecodingTime()
+    for test_set in test_sets:
+        for score_type in SCORE_TYPES:
+            result = decoded / test_set / f"score_{score_type}" / "result.txt"
+            if score_type == "wer" or result.is_file():
+                scores.setdefault(score_type, {})[test_set] = parse_result(result)
+        decoding += read_decoding_time(decoded / test_set)
+    macs, params = (float(summary[size][key]) for key in ("macs", "params"))
+    removed = 1.0 - macs / float(summary["dense"]["macs"])
+    return Model(name, exp_dir, decode_tag, macs, params, removed, scores, decoding)
+
+
+def environment() -> list[tuple[str, str]]:
+    """Return names and values of what the results depend on: date, versions, git commit."""
+
+    def package(name: str) -> str:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            return "not installed"
+
+    def git(*arguments: str) -> str:
+        try:
+            command = ["git", "-C", str(_REPOSITORY), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError:
+            return "unknown"
+        return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+    return [
+        ("date", datetime.now().astimezone().strftime("%a %b %d %H:%M:%S %Z %Y")),
+        ("python version", sys.version.replace("\n", " ")),
+        ("espnet version", package("espnet")),
+        ("pytorch version", package("torch")),
+        ("Git hash", git("rev-parse", "HEAD")),
+        ("Commit date", git("log", "-1", "--format=%ad")),
+    ]
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown; the first row is the header."""
+    lines = ["|" + "|".join(cell.replace("|", "\\|") for cell in row) + "|" for row in rows]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    return "\n".join(lines) + "\n"
+
+
+def plain_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return an aligned table for a terminal: the first column to the left, the rest right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines) + "\n"
+
+
+def error_table(scores: dict[str, ErrorCounts], decode_tag: str) -> list[list[str]]:
+    """Return the rows of ESPnet's error table, one a set, in percent of the reference tokens."""
+    rows = [list(_ERROR_COLUMNS)]
+    for test_set, c in scores.items():
+        parts = (c.correct, c.substitutions, c.deletions, c.insertions, c.errors)
+        rows.append(
+            [f"{decode_tag}/{test_set}", str(c.sentences), str(c.words)]
+            + [f"{c.percent(part):.1f}" for part in parts]
+            + [f"{c.sentence_error_rate:.1f}"]
+        )
+    return rows
+
+
+def project_table(models: Sequence[Model], metric: Metric, seconds: float) -> list[list[str]]:
+    """Return the rows of the table that sets cost against quality, one a model.
+
+    ``seconds`` is the length of audio that the MACs are counted for.
+    """
+    header = ["model", f"GMACs ({seconds:g} s)", "MACs removed", "parameters", "RTF"]
+    rows = [header + [f"{test_set} {metric.name} (%)" for test_set in models[0].scores["wer"]]]
+    for model in models:
+        factor = model.decoding.real_time_factor
+        rows.append(
+            [
+                model.name,
+                # Three digits for full-size models and for very small ones alike.
+                f"{model.macs / 1e9:.3g}" if model.macs < 1e10 else f"{model.macs / 1e9:.1f}",
+                f"{100 * model.macs_removed:.1f} %",
+                f"{model.params / 1e6:.2f} M",
+                "n/a" if factor is None else f"{factor:.3f}",
+            ]
+            + [f"{metric.value(counts):.2f}" for counts in model.scores["wer"].values()]
+        )
+    return rows
+
+
+def timing_note(models: Sequence[Model]) -> str:
+    """Return the sentence that says how the real-time factors were measured."""
+    if not any(model.decoding.utterances for model in models):
+        return "RTF: not measured, the decoding left no logs with time stamps."
+    counts = ", ".join(f"{m.decoding.utterances} ({m.name})" for m in models)
+    return (
+        "RTF: time from ESPnet's log line `speech length` to `best hypo` over the duration of the "
+        "audio, so features, encoder and search of one utterance at a time, without loading the "
+        f"model; utterances timed: {counts}."
+    )
+
+
+def render(
+    title: str,
+    models: Sequence[Model],
+    table: Sequence[Sequence[str]],
+    images: Sequence[Image],
+    output: Path,
+) -> str:
+    """Return the text of RESULTS.md; paths of figures are relative to ``output``'s directory."""
+    parts = [f"# {title}\n", "## Environments\n"]
+    parts.append("".join(f"- {name}: `{value}`\n" for name, value in environment()))
+    for model in models:
+        parts.append(f"## {model.name}\n\n`{model.exp_dir}`\n")
+        for score_type, scores in model.scores.items():
+            parts.append(f"### {score_type.upper()}\n")
+            parts.append(markdown_table(error_table(scores, model.decode_tag)))
+    parts.append("## Cost and quality\n")
+    parts.append(markdown_table(table))
+    parts.append("MACs and parameters are those of the speech encoder, without the task's head.\n")
+    parts.append(timing_note(models) + "\n")
+    for image in images:
+        path = Path(_relative(image.path, output.parent)).as_posix()
+        parts.append(f"![{image.caption}]({path.replace(' ', '%20')})\n")
+    return "\n".join(parts)
+
+
+def _relative(path: Path, start: Path) -> str:
+    return os.path.relpath(path.resolve(), start.resolve())

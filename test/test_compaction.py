@@ -1,0 +1,170 @@
+"""Gated and compact encoders compute the same."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import padded_batch, random_encoder, random_pruner, small_config
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.nn import SpeechEncoder
+from espnet_hjprune.pruning import Pruner, PruningConfig, compact_encoder, config_counts
+from espnet_hjprune.upstream import architecture
+
+ALL_UNITS = ["conv", "head", "ffn", "hidden"]
+
+
+def difference(encoder, gates, wave, lengths):
+    """Largest difference on valid frames, and of the closed features from zero."""
+    compact, kept = compact_encoder(encoder, gates)
+    with torch.no_grad():
+        gated_states, frames = encoder(wave, lengths, gates, all_states=True)
+        states, compact_frames = compact(wave, lengths, all_states=True)
+    assert torch.equal(frames, compact_frames)
+    closed = [i for i in range(encoder.config.hidden_size) if i not in set(kept)]
+    worst = 0.0
+    for gated, small in zip(gated_states, states, strict=True):
+        assert not gated[..., closed].any()
+        for row, length in enumerate(frames.tolist()):
+            delta = gated[row, :length][:, kept] - small[row, :length]
+            worst = max(worst, delta.abs().max().item())
+    return worst
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    style=st.sampled_from(["base", "large"]),
+    hubert=st.booleans(),
+    units=st.lists(st.sampled_from(ALL_UNITS), min_size=1, unique=True),
+    seed=st.integers(0, 10_000),
+    target=st.floats(0.01, 0.3),
+)
+def test_gated_equals_compact(style, hubert, units, seed, target):
+    encoder = random_encoder(small_config(style, hubert), seed)
+    try:
+        pruner = random_pruner(encoder.config, seed, units=units, target_sparsity=target)
+    except HJPruneError as error:
+        assert "cannot be met" in str(error)
+        return
+    wave, lengths = padded_batch([6000, 3100, 4500], seed)
+    gates = pruner()
+    assert difference(encoder, gates, wave, lengths) <= 1e-5
+    assert difference(encoder, gates, wave[1:2, :3100], lengths[1:2]) <= 1e-5
+
+
+def edge_gates(encoder, case):
+    """Gates at the edges of what pruning can do."""
+    pruner = Pruner(encoder.config, PruningConfig(target_sparsity=0.1, ramp_steps=0)).eval()
+    flat = torch.rand(pruner.gates.log_alpha.shape) * 0.9 + 0.1
+    for group in pruner.gates.groups:
+        part = flat[group.slice]
+        if case == "no heads" and group.unit == "head" and group.layer in (0, 2):
+            part.zero_()
+        elif case == "no ffn" and group.unit == "ffn" and group.layer in (0, 1):
+            part.zero_()
+        elif case == "one channel" and group.unit == "conv":
+            part[1:] = 0
+        elif case == "uneven groups" and group.unit == "hidden":
+            part[: len(part) // 4] = 0
+            part[::3] = 0
+        elif case == "one hidden" and group.unit == "hidden":
+            part[:-1] = 0
+    return pruner.gates.values(flat)
+
+
+@pytest.mark.parametrize("style", ["base", "large"])
+@pytest.mark.parametrize(
+    "case", ["no heads", "no ffn", "one channel", "uneven groups", "one hidden", "soft gates"]
+)
+def test_edges(style, case):
+    encoder = random_encoder(small_config(style))
+    torch.manual_seed(0)
+    wave, lengths = padded_batch([6000, 3100])
+    assert difference(encoder, edge_gates(encoder, case), wave, lengths) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["wav2vec2_base", "wav2vec2_large"])
+@pytest.mark.parametrize("target", [0.2, 0.4, 0.6, 0.8])
+def test_full_size_models(name, target):
+    config = architecture(name)
+    torch.manual_seed(0)
+    encoder = SpeechEncoder(config).eval()
+    pruner = random_pruner(config, target_sparsity=target)
+    measure = pruner.measures[0]
+    wave, lengths = padded_batch([8000, 5000])
+    gates = pruner()
+    assert difference(encoder, gates, wave, lengths) <= 1e-5
+    compact, _ = compact_encoder(encoder, gates)
+    macs = measure.cost(compact.config, config_counts(compact.config))
+    budget = (1 - target) * measure.dense
+    assert 0 <= budget - macs <= 0.001 * budget
+
+
+def test_a_compact_model_can_be_pruned_again():
+    encoder = random_encoder(small_config("base"))
+    first, kept = compact_encoder(encoder, random_pruner(encoder.config, target_sparsity=0.3)())
+    pruner = random_pruner(first.config, 1, target_sparsity=0.3)
+    wave, lengths = padded_batch([5000, 4000])
+    assert difference(first, pruner(), wave, lengths) <= 1e-5
+    _, kept_again = compact_encoder(first, pruner())
+    assert max(kept_again) < len(kept)
+
+
+def test_scattered_output_has_the_full_width():
+    encoder = random_encoder(small_config("large"))
+    gates = random_pruner(encoder.config, target_sparsity=0.5)()
+    compact, kept = compact_encoder(encoder, gates)
+    config = compact.config
+    config.output_width, config.output_positions = encoder.config.hidden_size, kept
+    scattered = SpeechEncoder(config).eval()
+    scattered.load_state_dict(compact.state_dict())
+    wave, lengths = padded_batch([5000])
+    with torch.no_grad():
+        expected, _ = encoder(wave, lengths, gates)
+        actual, _ = scattered(wave, lengths)
+    assert scattered.output_size == encoder.output_size == actual[0].shape[-1]
+    assert (expected[0] - actual[0]).abs().max() <= 1e-5
+
+
+def test_all_gates_open_change_nothing():
+    for style in ("base", "large"):
+        encoder = random_encoder(small_config(style))
+        pruner = Pruner(encoder.config, PruningConfig(ramp_steps=0))
+        gates = pruner.gates.values(torch.ones_like(pruner.gates.log_alpha))
+        wave, lengths = padded_batch([6000, 3100])
+        with torch.no_grad():
+            plain, _ = encoder(wave, lengths)
+            gated, _ = encoder(wave, lengths, gates)
+        assert (plain[0] - gated[0]).abs().max() <= 1e-5
+
+
+def test_gate_of_a_unit_equals_scaling_its_activation():
+    """Folding into the consumer's weight is the paper's z * ATT and diag(z)."""
+    encoder = random_encoder(small_config("base")).double()
+    layer = encoder.transformer.layers[0]
+    x = torch.randn(2, 9, 64, dtype=torch.float64)
+    heads, units = torch.rand(4, dtype=torch.float64), torch.rand(96, dtype=torch.float64)
+    ffn = layer.ffn
+    expected = ffn.fc2(torch.nn.functional.gelu(ffn.fc1(x)) * units)
+    assert torch.allclose(ffn(x, units), expected)
+    attention = layer.attention
+    q, k, v = attention.qkv(x).view(2, 9, 3, 4, 16).permute(2, 0, 3, 1, 4)
+    context = torch.softmax(q @ k.transpose(-1, -2) / 4, -1) @ v * heads.view(1, 4, 1, 1)
+    expected = attention.out(context.transpose(1, 2).reshape(2, 9, 64))
+    assert torch.allclose(attention(x, None, heads), expected)
+
+
+def test_norm_statistics_cover_kept_features_only():
+    encoder = random_encoder(small_config("base")).double()
+    gates = random_pruner(encoder.config, target_sparsity=0.5).double()()
+    keep = gates.hidden.keep.bool()
+    norm = encoder.transformer.norm
+    x = torch.randn(3, 64, dtype=torch.float64)
+    y = norm(x, gates.hidden, True)
+    kept = x[:, keep]
+    expected = (kept - kept.mean(1, keepdim=True)) / torch.sqrt(
+        kept.var(1, unbiased=False, keepdim=True) + norm.eps
+    )
+    expected = (expected * norm.weight[keep] + norm.bias[keep]) * gates.hidden.value[keep]
+    assert (y[:, keep] - expected).abs().max() < 1e-5
+    assert not y[:, ~keep].any()

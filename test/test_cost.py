@@ -1,0 +1,118 @@
+"""Counted and expected costs against torch's counter, real models and brute force."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import random_encoder, random_pruner, small_config
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from espnet_hjprune.bin import profile
+from espnet_hjprune.nn import ConvLayerConfig, EncoderConfig, PositionalConfig
+from espnet_hjprune.pruning import (
+    GateSet,
+    PruningConfig,
+    compact_encoder,
+    config_counts,
+    encoder_cost,
+)
+from espnet_hjprune.pruning.cost import UnitCounts
+
+
+def counted_by_torch(encoder, samples):
+    """MACs by FlopCounterMode, which counts two operations for each."""
+    counter = FlopCounterMode(display=False)
+    encoder.requires_grad_(False)
+    # The counter knows attention only as matrix products.
+    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
+        encoder(torch.randn(1, samples), torch.tensor([samples]))
+    assert counter.get_total_flops() % 2 == 0
+    return counter.get_total_flops() // 2
+
+
+def counted_by_us(config, kind, samples):
+    return encoder_cost(config, config_counts(config), kind, samples)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    style=st.sampled_from(["base", "large"]),
+    seed=st.integers(0, 1000),
+    target=st.floats(0.05, 0.9),
+    samples=st.integers(400, 20000),
+)
+def test_compact_macs_and_parameters_are_exact(style, seed, target, samples):
+    encoder = random_encoder(small_config(style))
+    pruner = random_pruner(encoder.config, seed, target_sparsity=target)
+    compact, _ = compact_encoder(encoder, pruner())
+    assert counted_by_us(compact.config, "macs", samples) == counted_by_torch(compact, samples)
+    parameters = sum(p.numel() for p in compact.parameters())
+    assert counted_by_us(compact.config, "params", samples) == parameters
+
+
+def test_profile_of_wav2vec2_base(capsys):
+    profile.main(["--upstream", "wav2vec2_base", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["macs"] == 74_066_523_136
+    assert report["params"] == 94_371_712
+    assert sum(module["macs"] for module in report["modules"]) == report["macs"]
+    assert sum(module["params"] for module in report["modules"]) == report["params"]
+    profile.main(["--upstream", "wav2vec2_base"])
+    assert "33.1%" in capsys.readouterr().out
+
+
+def tiny_config() -> EncoderConfig:
+    """Few enough units to enumerate every gate pattern."""
+    return EncoderConfig(
+        conv_layers=[ConvLayerConfig(2, 4, 2), ConvLayerConfig(2, 3, 2)],
+        hidden_size=4,
+        head_dim=2,
+        heads=[2],
+        ffn_sizes=[2],
+        positional=PositionalConfig(3, [2, 2], weight_norm=False),
+    )
+
+
+@pytest.mark.parametrize("kind", ["macs", "params"])
+def test_expected_cost_by_enumeration(kind):
+    config = tiny_config()
+    gates = GateSet(config, PruningConfig(target_sparsity=0.1)).double()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        gates.log_alpha.normal_(-1.0, 1.5)
+    probability = gates.keep_probability().double().tolist()
+    expected = 0.0
+    for pattern in itertools.product([0, 1], repeat=len(probability)):
+        weight = 1.0
+        for is_open, p in zip(pattern, probability, strict=True):
+            weight *= p if is_open else 1 - p
+        kept = {g.unit + str(g.layer): sum(pattern[g.slice]) for g in gates.groups}
+        hidden = pattern[gates.groups[-1].slice]
+        counts = UnitCounts(
+            conv=[kept["conv0"], kept["conv1"]],
+            head=[kept["head0"]],
+            ffn=[kept["ffn0"]],
+            hidden=kept["hidden0"],
+            positional_pairs=sum(hidden[:2]) ** 2 + sum(hidden[2:]) ** 2,
+        )
+        expected += weight * encoder_cost(config, counts, kind, 400)
+    ours = encoder_cost(config, gates.expected_counts(), kind, 400)
+    assert ours.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_expected_sparsity_is_differentiable_and_precise_at_full_size():
+    from espnet_hjprune.upstream import architecture
+
+    config = architecture("wav2vec2_base")
+    pruner = random_pruner(config, target_sparsity=0.4)
+    sparsity = pruner.expected_sparsity()
+    sparsity.sum().backward()
+    gradient = pruner.gates.log_alpha.grad
+    assert torch.isfinite(gradient).all() and (gradient < 0).all()
+    exact = pruner.double().gates.expected_counts()
+    reference = 1 - encoder_cost(pruner.config, exact, "macs", 160000) / 74_066_523_136
+    assert sparsity.item() == pytest.approx(reference.item(), abs=1e-6)

@@ -1,0 +1,378 @@
+"""The plugin inside real ESPnet models: registration, loss, optimiser groups, compaction."""
+
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+import torch
+import yaml
+from models import padded_batch, small_config
+
+import espnet_hjprune
+from espnet_hjprune.bin import compact as compact_command
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.compaction import build_model, finetune_config, task_module
+from espnet_hjprune.espnet.model import find_upstreams
+from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
+
+TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]
+PRUNING = {"target_sparsity": 0.5, "ramp_steps": 0}
+
+
+@pytest.fixture(scope="module")
+def asr():
+    """The ASR task module with the plugin registered."""
+    return task_module("asr")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small upstream in s3prl's format."""
+    path = tmp_path_factory.mktemp("upstream") / "upstream.pt"
+    save_random_checkpoint(small_config(), "wav2vec2", path)
+    return str(path)
+
+
+def options(checkpoint, **changes):
+    """An ESPnet configuration for a CTC model on the frontend."""
+    config = {
+        "token_list": TOKENS,
+        "input_size": None,
+        "frontend": "hj_prune",
+        "frontend_conf": {
+            "fs": "16k",
+            "frontend_conf": {"upstream": "wav2vec2_local", "path_or_url": checkpoint},
+            "pruning": dict(PRUNING),
+        },
+        "specaug": None,
+        "normalize": None,
+        "preencoder": None,
+        "encoder": None,
+        "encoder_conf": {},
+        "postencoder": None,
+        "decoder": None,
+        "decoder_conf": {},
+        "ctc_conf": {},
+        "joint_net_conf": None,
+        "model": "hj_prune",
+        "model_conf": {"ctc_weight": 1.0},
+        "init": None,
+    }
+    config.update(changes)
+    return config
+
+
+def encoder_form(checkpoint):
+    """The same model with the plugin as the encoder."""
+    config = options(checkpoint, frontend=None, input_size=1, encoder="hj_prune")
+    conf = config["frontend_conf"]
+    config["encoder_conf"] = {
+        "upstream_conf": conf["frontend_conf"],
+        "pruning": conf["pruning"],
+    }
+    config["frontend_conf"] = {}
+    return config
+
+
+CONFORMER = {
+    "encoder": "conformer",
+    "encoder_conf": {
+        "output_size": 16,
+        "attention_heads": 2,
+        "linear_units": 16,
+        "num_blocks": 1,
+        "input_layer": "linear",
+    },
+}
+
+
+def batch():
+    """Two utterances with three tokens each."""
+    speech, lengths = padded_batch([9000, 7000])
+    return {
+        "speech": speech,
+        "speech_lengths": lengths,
+        "text": torch.tensor([[3, 4, 5], [5, 4, 3]]),
+        "text_lengths": torch.tensor([3, 3]),
+    }
+
+
+def randomise_gates(model):
+    """Give the gates a spread, as training does."""
+    upstream = next(iter(find_upstreams(model).values()))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        upstream.pruner.gates.log_alpha.normal_(0, 3)
+    return upstream
+
+
+def test_loss_has_the_constraint_and_stats_report_it(asr, checkpoint):
+    model = build_model(asr, options(checkpoint)).train()
+    upstream = next(iter(find_upstreams(model).values()))
+    with torch.no_grad():
+        upstream.pruner.constraint.lambda1.fill_(-10.0)
+    loss, stats, _ = model(**batch())
+    for name in ("sparsity", "target_sparsity", "lambda1", "lambda2", "macs", "loss_constraint"):
+        assert name in stats
+    assert loss.item() == pytest.approx(
+        stats["loss"].item() + stats["loss_constraint"].item(), rel=1e-5
+    )
+    loss.backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None]
+    assert missing == ["frontend.core.encoder.mask_embedding"]
+    model.eval()
+    loss, stats, _ = model(**batch())
+    assert loss.item() == pytest.approx(stats["loss"].item())
+    assert stats["sparsity"].item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_espnet_groups_gates_and_lambdas(asr, checkpoint):
+    from espnet2.optimizers.optim_groups import configure_optimizer
+
+    model = build_model(asr, options(checkpoint))
+    optimizer = configure_optimizer(
+        model, torch.optim.AdamW, {"lr": 1e-4, "weight_decay": 0.1}, {}
+    )
+    pruner = next(iter(find_upstreams(model).values())).pruner
+    groups = {
+        id(parameter): group for group in optimizer.param_groups for parameter in group["params"]
+    }
+    gate_group = groups[id(pruner.gates.log_alpha)]
+    assert (gate_group["lr"], gate_group["weight_decay"], gate_group["maximize"]) == (0.02, 0, False)
+    for multiplier in (pruner.constraint.lambda1, pruner.constraint.lambda2):
+        group = groups[id(multiplier)]
+        assert (group["lr"], group["weight_decay"], group["maximize"]) == (0.02, 0.0, True)
+    weight = model.get_submodule("frontend.core.encoder.projection").weight
+    assert groups[id(weight)]["weight_decay"] == 0.1
+
+
+def test_clipping_is_left_to_the_weights(asr, checkpoint):
+    model = build_model(asr, options(checkpoint)).train()
+    upstream = next(iter(find_upstreams(model).values()))
+    with torch.no_grad():
+        upstream.pruner.constraint.lambda1.fill_(-1000.0)
+    model(**batch())[0].backward()
+    gate_norm = upstream.pruner.gates.log_alpha.grad.norm()
+    weight_norm = model.get_submodule("frontend.core.encoder.projection").weight.grad.norm()
+    assert gate_norm < weight_norm
+
+
+def test_scheduler_warms_up_decays_and_leaves_the_gates_alone(asr, checkpoint):
+    from espnet2.optimizers.optim_groups import configure_optimizer
+    from espnet2.tasks.abs_task import scheduler_classes
+
+    model = build_model(asr, options(checkpoint))
+    optimizer = configure_optimizer(model, torch.optim.AdamW, {"lr": 1.0}, {})
+    scheduler = scheduler_classes["linear_warmup_decay"](optimizer, warmup_steps=4, total_steps=12)
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        pruning = [g["lr"] for g in optimizer.param_groups if g.get("pruning")]
+        assert set(pruning) == {0.02}
+        optimizer.step()
+        scheduler.step()
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert rates[4:] == pytest.approx([1.0 - i / 8 for i in range(8)])
+
+
+@pytest.mark.parametrize("form", ["frontend", "encoder", "conformer", "classifier", "preencoder"])
+def test_compaction_of_whole_models(asr, checkpoint, tmp_path, form):
+    config = {
+        "frontend": lambda: options(checkpoint),
+        "encoder": lambda: encoder_form(checkpoint),
+        "conformer": lambda: options(checkpoint, **CONFORMER),
+        "classifier": lambda: options(
+            checkpoint, decoder="linear_decoder", model_conf={"ctc_weight": 0.0}
+        ),
+        "preencoder": lambda: options(
+            checkpoint,
+            preencoder="linear",
+            preencoder_conf={"input_size": 64, "output_size": 12},
+            **CONFORMER,
+        ),
+    }[form]()
+    model = asr.ASRTask.build_model(Namespace(**config)).eval()
+    randomise_gates(model)
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    torch.save(model.state_dict(), trained / "1epoch.pth")
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    base = tmp_path / "base.yaml"
+    base.write_text("optim: adamw\nmax_epoch: 2\nmodel: espnet\n")
+    out = tmp_path / "compact"
+    arguments = ["--train_config", trained / "config.yaml", "--model_file", trained / "1epoch.pth"]
+    arguments += ["--output_dir", out, "--finetune_config", base]
+    compact_command.main([str(argument) for argument in arguments])
+    written = {p.name for p in out.iterdir()}
+    assert written == {"config.yaml", "model.pth", "summary.json", "finetune.yaml"}
+    summary = yaml.safe_load((out / "summary.json").read_text())
+    assert summary["max_abs_diff"] <= 1e-5
+    assert summary["sparsity"]["actual"] == pytest.approx(0.5, abs=0.005)
+
+    compact_config = yaml.safe_load((out / "config.yaml").read_text())
+    assert "wav2vec2_local" not in (out / "config.yaml").read_text()
+    compact = build_model(asr, compact_config).eval()
+    compact.load_state_dict(torch.load(out / "model.pth"))
+    data = batch()
+    with torch.no_grad():
+        expected, _ = model.encode(data["speech"], data["speech_lengths"])
+        actual, _ = compact.encode(data["speech"], data["speech_lengths"])
+    if form in ("conformer", "preencoder"):
+        assert (expected - actual).abs().max() <= 1e-5
+    if form == "conformer":
+        assert compact.frontend.output_size() == 64
+    else:
+        assert find_upstreams(compact)[
+            "encoder.core" if form == "encoder" else "frontend.core"
+        ].output_size() == summary["layers"]["hidden"]
+    finetune = yaml.safe_load((out / "finetune.yaml").read_text())
+    assert finetune["max_epoch"] == 2 and finetune["model"] == "espnet"
+    if form == "frontend":
+        encoder = espnet_hjprune.load(out)
+        states, frames = encoder(data["speech"], data["speech_lengths"])
+        row = slice(0, int(frames[1]))
+        assert (states[0][1, row] - actual[1, row]).abs().max() <= 1e-6
+
+
+def test_compact_models_load_without_s3prl_and_espnet(asr, checkpoint, tmp_path):
+    config = options(checkpoint)
+    model = asr.ASRTask.build_model(Namespace(**config))
+    torch.save(model.state_dict(), tmp_path / "1epoch.pth")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["--train_config", tmp_path / "config.yaml", "--model_file"]
+    arguments += [tmp_path / "1epoch.pth", "--output_dir", tmp_path / "out"]
+    compact_command.main([str(argument) for argument in arguments])
+    code = (
+        "import sys; sys.modules['s3prl'] = sys.modules['espnet2'] = None; "
+        "import torch, espnet_hjprune; "
+        f"encoder = espnet_hjprune.load({str(tmp_path / 'out')!r}); "
+        "print(encoder(torch.randn(1, 8000), torch.tensor([8000]))[0][0].shape[1])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "24", result.stderr
+
+
+def test_saved_configuration_builds_without_the_checkpoint(asr, checkpoint):
+    """ESPnet saves the configuration after building, with the architecture filled in."""
+    config = Namespace(**options(checkpoint))
+    model = asr.ASRTask.build_model(config)
+    saved = yaml.safe_load(yaml.safe_dump(vars(config)))
+    saved["frontend_conf"]["frontend_conf"]["path_or_url"] = "gone.pt"
+    again = asr.ASRTask.build_model(Namespace(**saved)).train()
+    with pytest.raises(HJPruneError, match="random weights"):
+        again(**batch())
+    again.load_state_dict(model.state_dict())
+    again(**batch())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fs": 8000}, "fs is 8000"),
+        ({"frontend_conf": {"upstreams": "x"}}, "no upstream option upstreams"),
+        ({"frontend_conf": {}}, "needs the name"),
+        ({"pruning": {"target_sparsity": 0.999}}, "cannot be met"),
+        ({"masking": {"prob": 0.5}}, "masking has no option prob"),
+        ({"layer": 9}, "layer 9 does not exist"),
+        ({"layer": 1, "multilayer_feature": True}, "cannot be used together"),
+    ],
+)
+def test_wrong_frontend_options_are_refused(asr, checkpoint, changes, message):
+    config = options(checkpoint)
+    config["frontend_conf"].update(changes)
+    with pytest.raises(HJPruneError, match=message):
+        build_model(asr, config)
+
+
+def test_gates_without_constraint_and_constraint_without_gates_are_refused(asr, checkpoint):
+    model = build_model(asr, options(checkpoint, model="espnet")).train()
+    with pytest.raises(HJPruneError, match="set model: hj_prune"):
+        model(**batch())
+    config = options(checkpoint)
+    del config["frontend_conf"]["pruning"]
+    with pytest.raises(HJPruneError, match="needs one hj_prune frontend"):
+        build_model(asr, config)
+
+
+def test_unfinished_ramps_and_wrong_files_are_refused(asr, checkpoint, tmp_path):
+    config = options(checkpoint)
+    config["frontend_conf"]["pruning"]["ramp_steps"] = 5
+    model = asr.ASRTask.build_model(Namespace(**config))
+    torch.save(model.state_dict(), tmp_path / "1epoch.pth")
+    torch.save({}, tmp_path / "empty.pth")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    del config["frontend_conf"]["pruning"]
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(config))
+
+    def run(config_name, model_name):
+        compact_command.main(
+            ["--train_config", str(tmp_path / config_name)]
+            + ["--model_file", str(tmp_path / model_name), "--output_dir", str(tmp_path / "out")]
+        )
+
+    for names, message in (
+        (("config.yaml", "1epoch.pth"), "before the target finished rising"),
+        (("config.yaml", "empty.pth"), "does not hold the weights"),
+        (("config.yaml", "none.pth"), "none.pth does not exist"),
+        (("none.yaml", "1epoch.pth"), "none.yaml does not exist"),
+        (("plain.yaml", "1epoch.pth"), "has no pruning options"),
+    ):
+        with pytest.raises(HJPruneError, match=message):
+            run(*names)
+    assert not (tmp_path / "out").exists()
+
+
+def test_finetune_config_takes_dropout_from_the_base():
+    compact = {
+        "frontend": "hj_prune",
+        "frontend_conf": {"frontend_conf": {"architecture": {}}, "dropout": {"hidden": 0.3}},
+        "model": "espnet",
+    }
+    base = {"frontend": "x", "frontend_conf": {"dropout": {"hidden": 0.1}}, "max_epoch": 3}
+    merged = finetune_config(compact, base)
+    assert merged["frontend_conf"]["dropout"] == {"hidden": 0.1}
+    assert merged["frontend_conf"]["frontend_conf"] == {"architecture": {}}
+    assert merged["max_epoch"] == 3 and merged["frontend"] == "hj_prune"
+
+
+SPAWN = """
+import torch.multiprocessing as mp
+
+def worker(queue):
+    from espnet2.tasks.asr import frontend_choices
+    queue.put(sorted(set(frontend_choices.classes) & {"hj_prune"}))
+
+def main():
+    context = mp.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=worker, args=(queue,))
+    process.start()
+    print(queue.get())
+    process.join()
+"""
+
+
+def test_run_registers_also_in_spawned_processes(tmp_path):
+    (tmp_path / "spawning.py").write_text(SPAWN)
+    result = subprocess.run(
+        [sys.executable, "-m", "espnet_hjprune.bin.run", "-m", "spawning"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert result.stdout.strip().endswith("['hj_prune']"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "usage"), (["-m"], "usage"), (["-m", "espnet2.bin.no_such"], "no module espnet2.bin")],
+)
+def test_run_explains_wrong_calls(arguments, message):
+    result = subprocess.run(
+        [sys.executable, "-m", "espnet_hjprune.bin.run", *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ") and message in result.stderr

@@ -1,0 +1,96 @@
+"""The hard-concrete distribution and the flat gate tensor."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import random_pruner, small_config
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.pruning import GateSet, PruningConfig, hard_concrete
+
+BETA, STRETCH = 2 / 3, (-0.1, 1.1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(-8, 8))
+def test_distribution_against_sampling(log_alpha):
+    torch.manual_seed(0)
+    draws = hard_concrete.sample(torch.full((200_000,), log_alpha), BETA, STRETCH)
+    value = torch.tensor([log_alpha])
+    assert 0 <= draws.min() and draws.max() <= 1
+    open_share = (draws != 0).float().mean().item()
+    assert open_share == pytest.approx(
+        hard_concrete.keep_probability(value, BETA, STRETCH).item(), abs=0.006
+    )
+    mean = hard_concrete.mean(value, BETA, STRETCH).item()
+    assert draws.mean().item() == pytest.approx(mean, abs=0.006)
+
+
+def test_mean_against_fine_integration():
+    log_alpha = torch.linspace(-12, 12, 97, dtype=torch.float64)
+    u = (torch.arange(400_000, dtype=torch.float64) + 0.5) / 400_000
+    v = torch.sigmoid((torch.logit(u) + log_alpha[:, None]) / BETA)
+    low, high = STRETCH
+    exact = (v * (high - low) + low).clamp(0, 1).mean(1)
+    assert (hard_concrete.mean(log_alpha, BETA, STRETCH) - exact).abs().max() < 1e-5
+
+
+def test_keep_probability_is_the_papers_equation_3():
+    log_alpha = torch.tensor([-2.0, 0.0, 3.0])
+    expected = [1 / (1 + math.exp(-(a - BETA * math.log(0.1 / 1.1)))) for a in (-2.0, 0.0, 3.0)]
+    assert torch.allclose(
+        hard_concrete.keep_probability(log_alpha, BETA, STRETCH), torch.tensor(expected)
+    )
+
+
+def test_gates_start_near_dense():
+    gates = GateSet(small_config(), PruningConfig(initial_keep=0.97))
+    assert gates.keep_probability().mean().item() == pytest.approx(0.97, abs=0.002)
+
+
+def test_evaluation_gates_follow_log_alpha():
+    pruner = random_pruner(small_config(), target_sparsity=0.5)
+    before = pruner()
+    state = {name: tensor.clone() for name, tensor in pruner.state_dict().items()}
+    state["gates.log_alpha"] = state["gates.log_alpha"].flip(0)
+    pruner.load_state_dict(state)
+    after = pruner()
+    assert not torch.equal(before.conv[0].value, after.conv[0].value)
+    with torch.no_grad():
+        pruner.gates.log_alpha.mul_(-1)
+    assert not torch.equal(after.conv[0].value, pruner().conv[0].value)
+
+
+def test_training_gates_are_random_and_evaluation_gates_are_not():
+    pruner = random_pruner(small_config(), target_sparsity=0.5)
+    assert torch.equal(pruner().ffn[0], pruner().ffn[0])
+    pruner.train()
+    assert not torch.equal(pruner().ffn[0], pruner().ffn[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"units": ["conv", "heads"]}, "units has no heads"),
+        ({"units": []}, "units is empty"),
+        ({"criterion": "flops"}, "criterion has no flops"),
+        ({"target_sparsity": 0.0}, "target_sparsity is 0.0"),
+        ({"target_sparsity": 1.5}, "target_sparsity is 1.5"),
+        ({"target_sparsity": "half"}, "target_sparsity is half"),
+        ({"criterion": "sepsize"}, "cnn and one for transformer"),
+        ({"criterion": "sepsize", "target_sparsity": {"cnn": 0.5}}, "cnn and one for"),
+        ({"criterion": "sepsize", "target_sparsity": {"cnn": 0.5, "transformer": 2}}, "is 2"),
+        ({"target_sparsity": {"cnn": 0.5, "transformer": 0.5}}, "is one number"),
+        ({"ramp_steps": -1}, "ramp_steps"),
+        ({"initial_keep": 1.0}, "initial_keep"),
+        ({"stretch": [0.0, 1.0]}, "stretch"),
+        ({"round_to": 0}, "round_to"),
+        ({"ramp_step": 10}, "no option ramp_step"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(HJPruneError, match=message):
+        PruningConfig.from_dict(options)

@@ -1,0 +1,239 @@
+"""Scoring by sclite: counts, the trn layout, and bad input."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import jiwer
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_hjprune.bin import score
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.report import scoring
+from espnet_hjprune.report.scoring import make_tokenizer, parse_result, score_set, trn_line
+
+# Whatever has a meaning in a trn file must be counted as plain text.
+word = st.text(alphabet="abcé'<>@{}();*/-▁#\\", min_size=1, max_size=4)
+sentence = st.lists(word, max_size=7)
+
+
+@st.composite
+def nearly_right(draw: st.DrawFn) -> tuple[list[str], list[str]]:
+    """A reference and the same with at most two edits."""
+    reference = draw(sentence)
+    hypothesis = list(reference)
+    for _ in range(draw(st.integers(0, 2))):
+        place = draw(st.integers(0, len(hypothesis)))
+        width = draw(st.integers(0, 1))
+        hypothesis[place : place + width] = draw(st.lists(word, max_size=1))
+    return reference, hypothesis
+
+
+def cheapest_alignment(reference: list[str], hypothesis: list[str]) -> int:
+    """Cost of the best alignment with sclite's weights: 4 a substitution, 3 the others."""
+    row = [3 * j for j in range(len(hypothesis) + 1)]
+    for i, wanted in enumerate(reference, 1):
+        before, row = row, [3 * i]
+        for j, got in enumerate(hypothesis, 1):
+            swap = before[j - 1] + (0 if wanted == got else 4)
+            row.append(min(swap, before[j] + 3, row[j - 1] + 3))
+    return row[-1]
+
+
+def run_sclite(pairs: list[tuple[list[str], list[str]]], out_dir: Path, kind: str = "wer"):
+    """Score pairs of reference and hypothesis words."""
+    reference = {f"u{i:02d}": " ".join(r) for i, (r, _) in enumerate(pairs)}
+    hypothesis = {f"u{i:02d}": " ".join(h) for i, (_, h) in enumerate(pairs)}
+    utt2spk = {utterance: f"s{int(utterance[1:]) % 3}" for utterance in reference}
+    return score_set(reference, hypothesis, utt2spk, make_tokenizer(kind), out_dir)
+
+
+pairs_of = st.lists(nearly_right(), min_size=1, max_size=8).filter(lambda p: any(r for r, _ in p))
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=pairs_of)
+def test_counts_equal_jiwer_where_alignment_is_unambiguous(pairs, tmp_path_factory):
+    # Up to two edits an utterance, sclite's weights (4 and 3) cannot prefer more errors.
+    counts = run_sclite(pairs, tmp_path_factory.mktemp("score"))
+    errors = 0
+    for reference, hypothesis in pairs:
+        if not reference:
+            errors += len(hypothesis)
+            continue
+        found = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
+        errors += found.substitutions + found.deletions + found.insertions
+    assert counts.words == sum(len(r) for r, _ in pairs)
+    assert counts.sentences == len(pairs)
+    assert counts.errors == errors
+    assert counts.wrong_sentences == sum(r != h for r, h in pairs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(sentence, sentence), min_size=1, max_size=6).filter(
+        lambda p: any(r for r, _ in p)
+    )
+)
+def test_counts_are_the_cheapest_alignment(pairs, tmp_path_factory):
+    counts = run_sclite(pairs, tmp_path_factory.mktemp("score"))
+    cost = 4 * counts.substitutions + 3 * (counts.deletions + counts.insertions)
+    assert cost == sum(cheapest_alignment(r, h) for r, h in pairs)
+    assert counts.words == counts.correct + counts.substitutions + counts.deletions
+
+
+@settings(max_examples=20, deadline=None)
+@given(pairs=pairs_of)
+def test_character_counts_equal_jiwer_up_to_sclites_weights(pairs, tmp_path_factory):
+    counts = run_sclite(pairs, tmp_path_factory.mktemp("score"), "cer")
+    least = sum(
+        jiwer.process_characters(" ".join(r), " ".join(h)).substitutions
+        + jiwer.process_characters(" ".join(r), " ".join(h)).deletions
+        + jiwer.process_characters(" ".join(r), " ".join(h)).insertions
+        if r
+        else len(" ".join(h))
+        for r, h in pairs
+    )
+    assert counts.words == sum(len(" ".join(r)) for r, _ in pairs)
+    assert least <= counts.errors <= 4 * least / 3
+
+
+@pytest.fixture
+def decoded(tmp_path: Path) -> dict[str, Path]:
+    """A small decoded set."""
+    files = {
+        "ref": "a-1 HELLO WORLD\na-2 GOOD DAY TO YOU\nb-1 YES\n",
+        "hyp": "a-1 HELLO WORD\na-2 GOOD DAY TO YOU\nb-1 YES\n",
+        "utt2spk": "a-1 a\na-2 a\nb-1 b\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    return {name: tmp_path / name for name in files}
+
+
+def arguments(decoded: dict[str, Path], out_dir: Path, *more: str) -> list[str]:
+    """Return the options of bin.score."""
+    options = [f"--{name}={path}" for name, path in decoded.items()]
+    return [*options, f"--out_dir={out_dir}", *more]
+
+
+def test_trn_layout(decoded, tmp_path):
+    score.main(arguments(decoded, tmp_path / "wer"))
+    score.main(arguments(decoded, tmp_path / "cer", "--type", "cer"))
+    assert (tmp_path / "wer/ref.trn").read_text() == (
+        "HELLO WORLD\t(a-a-1)\nGOOD DAY TO YOU\t(a-a-2)\nYES\t(b-b-1)\n"
+    )
+    assert (tmp_path / "wer/hyp.trn").read_text().startswith("HELLO WORD\t(a-a-1)\n")
+    assert (tmp_path / "cer/ref.trn").read_text().endswith("Y E S\t(b-b-1)\n")
+    assert "H E L L O <space> W O R L D\t(a-a-1)" in (tmp_path / "cer/ref.trn").read_text()
+    assert sorted(p.name for p in (tmp_path / "wer").iterdir()) == [
+        "hyp.trn",
+        "ref.trn",
+        "result.txt",
+    ]
+    counts = parse_result(tmp_path / "wer/result.txt")
+    assert (counts.sentences, counts.words, counts.substitutions, counts.errors) == (3, 7, 1, 1)
+    assert counts.error_rate == pytest.approx(100 / 7)
+    assert "Sum/Avg" in (tmp_path / "wer/result.txt").read_text()
+
+
+def test_missing_utterances_count_as_deleted(decoded, tmp_path, caplog):
+    decoded["hyp"].write_text("a-1 HELLO WORLD\n")
+    with caplog.at_level(logging.INFO):
+        score.main(arguments(decoded, tmp_path / "wer"))
+    assert "2 of 3 utterances are missing" in caplog.text
+    counts = parse_result(tmp_path / "wer/result.txt")
+    assert (counts.sentences, counts.words, counts.deletions, counts.correct) == (3, 7, 5, 2)
+
+
+def test_token_errors_use_the_models_own_tokens(decoded, tmp_path):
+    import sentencepiece
+
+    sentences = ["HELLO WORLD", "GOOD DAY TO YOU", "YES", "HELLO DAY"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences * 20),
+        model_prefix=str(tmp_path / "bpe"),
+        vocab_size=20,
+        minloglevel=2,
+    )
+    options = ["--type=ter", "--token_type=bpe", f"--bpemodel={tmp_path / 'bpe.model'}"]
+    score.main(arguments(decoded, tmp_path / "ter", *options))
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "bpe.model"))
+    first = " ".join(processor.encode("HELLO WORLD", out_type=str))
+    assert (tmp_path / "ter/ref.trn").read_text().startswith(f"{first}\t(a-a-1)\n")
+
+
+def test_missing_sclite_is_one_sentence(decoded, tmp_path):
+    command = [sys.executable, "-m", "espnet_hjprune.bin.score"]
+    done = subprocess.run(
+        [*command, *arguments(decoded, tmp_path / "wer")],
+        env={"PATH": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().count("\n") == 0
+    assert "sclite was not found" in done.stderr and "install" in done.stderr
+    assert not (tmp_path / "wer").exists()
+
+
+def test_sclite_in_tools_is_found(tmp_path, monkeypatch):
+    program = tmp_path / "tools/sctk/bin/sclite"
+    program.parent.mkdir(parents=True)
+    program.write_text("")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(scoring, "_REPOSITORY", tmp_path)
+    assert scoring.find_sclite() == [str(program)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("hyp", "c-9 NO\n", "the reference lacks, for example 'c-9'"),
+        ("hyp", "a-1 NO\na-1 NO\n", "'a-1' a second time"),
+        ("utt2spk", "a-1 a\n", "no speaker for utterance 'a-2'"),
+        ("ref", "a-1\na-2\nb-1\n", "no words at all"),
+        ("ref", "", "the reference lacks"),
+    ],
+)
+def test_bad_input_names_the_culprit_and_keeps_nothing(decoded, tmp_path, name, text, message):
+    decoded[name].write_text(text)
+    with pytest.raises(HJPruneError, match=message):
+        score.main(arguments(decoded, tmp_path / "wer"))
+    assert not (tmp_path / "wer").exists()
+
+
+def test_ids_that_sclite_cannot_tell_apart_are_refused(tmp_path):
+    texts = {"u": "A", "U": "B"}
+    with pytest.raises(HJPruneError, match="check the utterance ids"):
+        score_set(texts, texts, {"u": "s", "U": "s"}, str.split, tmp_path / "wer")
+    assert not list((tmp_path / "wer").iterdir())
+    with pytest.raises(HJPruneError, match="parenthesis"):
+        trn_line(["A"], "s", "u(1)")
+
+
+@pytest.mark.parametrize(
+    ("kind", "token_type", "bpemodel", "message"),
+    [
+        ("ter", None, None, "needs --token_type"),
+        ("ter", "bpe", None, "needs --bpemodel"),
+        ("ter", "bpe", "no.model", "existing file: 'no.model'"),
+        ("ter", "bpe", __file__, "is no sentencepiece model"),
+    ],
+)
+def test_tokenizer_options(kind, token_type, bpemodel, message):
+    with pytest.raises(HJPruneError, match=message):
+        make_tokenizer(kind, token_type, bpemodel)
+
+
+def test_unfinished_result_is_refused(tmp_path):
+    with pytest.raises(HJPruneError, match="does not exist; run stage 7"):
+        parse_result(tmp_path / "result.txt")
+    (tmp_path / "result.txt").write_text("SYSTEM SUMMARY\n")
+    with pytest.raises(HJPruneError, match="no table of totals"):
+        parse_result(tmp_path / "result.txt")

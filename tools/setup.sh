@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Install what the recipes need: tools/venv with pinned Python packages, and system packages.
+# A second run is quick; a run that was interrupted can simply be repeated.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+venv=tools/venv
+stamp=tools/setup.done
+unfinished=tools/src/setup.unfinished
+
+# Program, package of Debian and Ubuntu, and what misses it.
+system_programs=(
+    "sctk sctk scoring, the last stage of every recipe"
+    "espeak-ng espeak-ng the synthetic corpora of --mini true"
+    "flite flite synthetic out-of-domain speech"
+    "sox sox audio commands of your own in wav.scp"
+    "flac flac audio commands of your own in wav.scp"
+    "shellcheck shellcheck make test"
+)
+
+log() {
+    local fname=${BASH_SOURCE[1]##*/}
+    echo "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+}
+
+die() {
+    echo "tools/setup.sh: $*" >&2
+    exit 1
+}
+
+has_program() {
+    command -v "$1" >/dev/null || { [ "$1" = sctk ] && command -v sclite >/dev/null; }
+}
+
+# Print a uv that works. One on PATH may be another program's wrapper that finds nothing.
+find_uv() {
+    local candidate
+    for candidate in uv tools/src/uv/bin/uv "${HOME}/.local/bin/uv"; do
+        if "${candidate}" --version >/dev/null 2>&1; then
+            echo "${candidate}"
+            return 0
+        fi
+    done
+    return 1
+}
+
+install_uv() {
+    log "installing uv into tools/src/uv"
+    rm -rf tools/src/uv
+    mkdir -p tools/src
+    # Debian's python3 may come without venv or without pip, so each way may fail.
+    if python3 -m venv tools/src/uv >/dev/null 2>&1 &&
+        tools/src/uv/bin/python -m pip install --quiet uv; then
+        return
+    fi
+    rm -rf tools/src/uv
+    if python3 -m pip install --quiet --target tools/src/uv uv; then
+        return
+    fi
+    if command -v pipx >/dev/null && pipx install uv; then
+        return
+    fi
+    die "uv cannot be installed; install it by hand ('pip install uv') and run this again"
+}
+
+install_python_packages() {
+    local uv
+    uv=$(find_uv) || { install_uv && uv=$(find_uv); } ||
+        die "the uv that was installed does not run; install uv by hand and run this again"
+    # An interrupted installation may have left half a package, which uv would take for a whole.
+    if [ -e "${unfinished}" ]; then
+        rm -rf "${venv}"
+    fi
+    rm -f "${stamp}"
+    mkdir -p tools/src
+    touch "${unfinished}"
+    if [ ! -x "${venv}/bin/python3" ]; then
+        rm -rf "${venv}"
+        "${uv}" venv --quiet --python '>=3.10,<3.13' "${venv}" ||
+            die "there is no Python 3.10, 3.11 or 3.12; install one and run this again"
+    fi
+    log "installing the Python packages of tools/requirements.txt into ${venv}"
+    export VIRTUAL_ENV="${PWD}/${venv}"
+    "${uv}" pip install --requirement tools/requirements.txt
+    "${uv}" pip install --no-deps --editable .
+    rm -f "${unfinished}"
+}
+
+install_system_packages() {
+    local entry program package purpose as_root=() packages=()
+    for entry in "${system_programs[@]}"; do
+        read -r program package purpose <<<"${entry}"
+        has_program "${program}" || packages+=("${package}")
+    done
+    if [ ${#packages[@]} -eq 0 ]; then
+        return
+    fi
+    if [ "$(id -u)" -ne 0 ]; then
+        as_root=(sudo -n)
+    fi
+    if command -v apt-get >/dev/null && ${as_root[@]+"${as_root[@]}"} true 2>/dev/null; then
+        log "installing the system packages ${packages[*]}"
+        {
+            ${as_root[@]+"${as_root[@]}"} apt-get update -qq &&
+                ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive \
+                    apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+        } || log "apt-get failed"
+    fi
+    for entry in "${system_programs[@]}"; do
+        read -r program package purpose <<<"${entry}"
+        has_program "${program}" ||
+            echo "tools/setup.sh: the program ${program} is missing, which ${purpose} needs;" \
+                "ask an administrator for the package '${package}'" >&2
+    done
+}
+
+# What the environment depends on; its path too, as scripts and the editable install hold it.
+fingerprint() {
+    { cat tools/requirements.txt setup.py tools/setup.sh && pwd; } | cksum
+}
+
+if [ "$(cat "${stamp}" 2>/dev/null)" = "$(fingerprint)" ] && [ -x "${venv}/bin/python3" ]; then
+    log "${venv} is up to date"
+else
+    install_python_packages
+    fingerprint >tools/src/setup.fingerprint
+    mv tools/src/setup.fingerprint "${stamp}"
+    log "${venv} is ready"
+fi
+install_system_packages
