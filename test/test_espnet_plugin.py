@@ -131,15 +131,17 @@ def test_espnet_groups_gates_and_lambdas(asr, checkpoint):
     from espnet2.optimizers.optim_groups import configure_optimizer
 
     model = build_model(asr, options(checkpoint))
-    optimizer = configure_optimizer(
-        model, torch.optim.AdamW, {"lr": 1e-4, "weight_decay": 0.1}, {}
-    )
+    optimizer = configure_optimizer(model, torch.optim.AdamW, {"lr": 1e-4, "weight_decay": 0.1}, {})
     pruner = next(iter(find_upstreams(model).values())).pruner
     groups = {
         id(parameter): group for group in optimizer.param_groups for parameter in group["params"]
     }
     gate_group = groups[id(pruner.gates.log_alpha)]
-    assert (gate_group["lr"], gate_group["weight_decay"], gate_group["maximize"]) == (0.02, 0, False)
+    assert (gate_group["lr"], gate_group["weight_decay"], gate_group["maximize"]) == (
+        0.02,
+        0,
+        False,
+    )
     for multiplier in (pruner.constraint.lambda1, pruner.constraint.lambda2):
         group = groups[id(multiplier)]
         assert (group["lr"], group["weight_decay"], group["maximize"]) == (0.02, 0.0, True)
@@ -223,9 +225,12 @@ def test_compaction_of_whole_models(asr, checkpoint, tmp_path, form):
     if form == "conformer":
         assert compact.frontend.output_size() == 64
     else:
-        assert find_upstreams(compact)[
-            "encoder.core" if form == "encoder" else "frontend.core"
-        ].output_size() == summary["layers"]["hidden"]
+        assert (
+            find_upstreams(compact)[
+                "encoder.core" if form == "encoder" else "frontend.core"
+            ].output_size()
+            == summary["layers"]["hidden"]
+        )
     finetune = yaml.safe_load((out / "finetune.yaml").read_text())
     assert finetune["max_epoch"] == 2 and finetune["model"] == "espnet"
     if form == "frontend":
@@ -306,10 +311,9 @@ def test_unfinished_ramps_and_wrong_files_are_refused(asr, checkpoint, tmp_path)
     (tmp_path / "plain.yaml").write_text(yaml.safe_dump(config))
 
     def run(config_name, model_name):
-        compact_command.main(
-            ["--train_config", str(tmp_path / config_name)]
-            + ["--model_file", str(tmp_path / model_name), "--output_dir", str(tmp_path / "out")]
-        )
+        arguments = ["--train_config", tmp_path / config_name, "--model_file"]
+        arguments += [tmp_path / model_name, "--output_dir", tmp_path / "out"]
+        compact_command.main([str(argument) for argument in arguments])
 
     for names, message in (
         (("config.yaml", "1epoch.pth"), "before the target finished rising"),

@@ -66,9 +66,7 @@ def test_gradients_are_of_the_augmented_lagrangian():
     sparsity = pruner.expected_sparsity().item()
     gap = sparsity - 0.4
     assert pruner.constraint.lambda1.grad.item() / GRADIENT_SCALE == pytest.approx(gap, rel=1e-4)
-    assert pruner.constraint.lambda2.grad.item() / GRADIENT_SCALE == pytest.approx(
-        gap**2, rel=1e-4
-    )
+    assert pruner.constraint.lambda2.grad.item() / GRADIENT_SCALE == pytest.approx(gap**2, rel=1e-4)
     gradient = pruner.gates.log_alpha.grad / GRADIENT_SCALE
     alpha = pruner.gates.log_alpha
     (expected,) = torch.autograd.grad(pruner.expected_sparsity().sum(), alpha)

@@ -142,6 +142,14 @@ def test_trn_layout(decoded, tmp_path):
     assert "Sum/Avg" in (tmp_path / "wer/result.txt").read_text()
 
 
+def test_scoring_after_a_kill_starts_clean(decoded, tmp_path):
+    (tmp_path / "wer/.sclite").mkdir(parents=True)
+    (tmp_path / "wer/.sclite/ref.trn").write_text("HALF A LI")
+    score.main(arguments(decoded, tmp_path / "wer"))
+    assert parse_result(tmp_path / "wer/result.txt").words == 7
+    assert not (tmp_path / "wer/.sclite").exists()
+
+
 def test_missing_utterances_count_as_deleted(decoded, tmp_path, caplog):
     decoded["hyp"].write_text("a-1 HELLO WORLD\n")
     with caplog.at_level(logging.INFO):

@@ -271,11 +271,7 @@ train() {
         ${ramp_args[@]+"${ramp_args[@]}"} "$@"
     )
     log "${title}: the log is ${exp}/train.log"
-    # What an interrupted run logged belongs to the same training.
-    if [ -e "${exp}/train.log" ]; then
-        cat "${exp}/train.log" >>"${exp}/train.earlier.log"
-        rm "${exp}/train.log"
-    fi
+    rotate_log "${exp}/train.log"
     local job
     if [ "${ngpu}" -gt 1 ] || [ "${num_nodes}" -gt 1 ]; then
         # shellcheck disable=SC2206 # python is a command with options
@@ -301,9 +297,17 @@ train() {
     if [ "${status}" -ne 0 ]; then
         explain_failure "${exp}/train.log"
     fi
-    cat "${exp}"/train.earlier.log "${exp}/train.log" 2>/dev/null >"${exp}/train.whole.log" || true
-    mv "${exp}/train.whole.log" "${exp}/train.log"
-    rm -f "${exp}/train.earlier.log"
+}
+
+# Keep the log of an interrupted run as train.1.log, older ones as train.2.log and so on.
+rotate_log() {
+    local log=$1 number
+    [ -e "${log}" ] || return 0
+    for ((number = $(find "$(dirname "${log}")" -maxdepth 1 -name 'train.*.log' | wc -l); \
+        number > 0; number--)); do
+        mv "${log%.log}.${number}.log" "${log%.log}.$((number + 1)).log"
+    done
+    mv "${log}" "${log%.log}.1.log"
 }
 
 # Show the reason at the end of a log, then end.
@@ -312,7 +316,7 @@ explain_failure() {
     reason=$(grep -aE '^error: ' "$1" | tail -n 1 | sed 's/^error: //') || true
     if [ -z "${reason}" ]; then
         grep -avE '^# Ended' "$1" | tail -n 15 >&2
-        reason="a job failed"
+        reason="the job ended without saying why"
     fi
     die "${reason} (log: $1)"
 }
@@ -357,7 +361,8 @@ decode() {
     job_group=$!
     echo "${job_group}" >"${dir}/.running"
     ${python} -m espnet_hjprune.bin.watch --decode_logs "${logdir}" --pid "${job_group}" \
-        --utterances "${utterances}" --title "decoding ${set}" || true
+        --jobs "${jobs}" --utterances "${utterances}" \
+        --title "decoding ${set}" || true
     local status=0
     wait "${job_group}" || status=$?
     job_group=

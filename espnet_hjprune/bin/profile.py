@@ -79,9 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for part in ("cnn", "transformer"):
         part_macs = sum(m.macs for m in modules if m.part == part)
         part_params = sum(m.params for m in modules if m.part == part)
-        print(
-            f"{part:{width}}  {part_macs / 1e9:9.3f}  {part_macs / macs:6.1%}  {part_params:12,}"
-        )
+        print(f"{part:{width}}  {part_macs / 1e9:9.3f}  {part_macs / macs:6.1%}  {part_params:12,}")
     print(f"{'total':{width}}  {macs / 1e9:9.3f}  {1:6.1%}  {params:12,}")
 
 

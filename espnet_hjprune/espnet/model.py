@@ -15,9 +15,7 @@ from espnet_hjprune.espnet.upstream_module import SpeechUpstream
 def find_upstreams(model: torch.nn.Module) -> dict[str, SpeechUpstream]:
     """The ``hj_prune`` upstreams of a model by their module path."""
     return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, SpeechUpstream)
+        name: module for name, module in model.named_modules() if isinstance(module, SpeechUpstream)
     }
 
 

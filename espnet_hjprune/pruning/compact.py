@@ -87,9 +87,7 @@ def compact_encoder(encoder: SpeechEncoder, gates: GateValues) -> tuple[SpeechEn
     """
     slicer = _Slicer(encoder.config, gates)
     compact = SpeechEncoder(slicer.compact_config(), masking=copy.copy(encoder.masking))
-    state = {
-        name: tensor.detach().float().cpu() for name, tensor in encoder.state_dict().items()
-    }
+    state = {name: tensor.detach().float().cpu() for name, tensor in encoder.state_dict().items()}
     hidden = slicer.hidden
     hidden_value = gates.hidden.value.detach().cpu() if gates.hidden else None
     new: dict[str, torch.Tensor] = {}
@@ -148,8 +146,7 @@ def _positional(
     positional = encoder.positional
     weights = [weight.detach().float().cpu() for weight in positional.group_weights()]
     sliced = [
-        weight[kept][:, kept]
-        for weight, kept in zip(weights, slicer.group_channels(), strict=True)
+        weight[kept][:, kept] for weight, kept in zip(weights, slicer.group_channels(), strict=True)
     ]
     widths = sorted({len(weight) for weight in sliced if len(weight)})
     new = {"positional.bias": bias[slicer.hidden]}

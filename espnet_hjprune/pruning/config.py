@@ -63,14 +63,18 @@ class PruningConfig:
                 raise HJPruneError(f"pruning.{option} is {target}; it must lie between 0 and 1")
         for name in ("ramp_steps", "gate_lr", "lambda_lr", "damping"):
             if getattr(self, name) < 0:
-                raise HJPruneError(f"pruning.{name} is {getattr(self, name)}; it cannot be negative")
+                raise HJPruneError(
+                    f"pruning.{name} is {getattr(self, name)}; it cannot be negative"
+                )
         if not 0 < self.initial_keep < 1:
             raise HJPruneError(
                 f"pruning.initial_keep is {self.initial_keep}; it must lie between 0 and 1"
             )
         self.stretch = (float(self.stretch[0]), float(self.stretch[1]))
         if not (self.stretch[0] < 0 and self.stretch[1] > 1):
-            raise HJPruneError("pruning.stretch must reach below 0 and above 1, as [-0.1, 1.1] does")
+            raise HJPruneError(
+                "pruning.stretch must reach below 0 and above 1, as [-0.1, 1.1] does"
+            )
         for name in ("beta", "seconds", "round_to"):
             if getattr(self, name) <= 0:
                 raise HJPruneError(f"pruning.{name} is {getattr(self, name)}; it must be positive")

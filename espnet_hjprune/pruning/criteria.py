@@ -69,14 +69,10 @@ def measures(config: EncoderConfig, options: PruningConfig) -> list[Measure]:
     )
     found = []
     for part in parts:
-        units = tuple(
-            unit for unit in options.units if part is None or unit in PART_UNITS[part]
-        )
+        units = tuple(unit for unit in options.units if part is None or unit in PART_UNITS[part])
         name = part or ""
         dense = encoder_cost(config, config_counts(config), kind, options.samples, part)
-        measure = Measure(
-            name, kind, part, units, options.targets[name], options.samples, dense
-        )
+        measure = Measure(name, kind, part, units, options.targets[name], options.samples, dense)
         most = measure.sparsity(pruned_config(config), smallest_counts(config, options.units))
         if measure.target > most:
             label = f"target_sparsity.{name}" if name else "target_sparsity"

@@ -91,9 +91,7 @@ class GateSet(nn.Module):
     def keep_probability(self) -> torch.Tensor:
         """Probability of being open, ``(all gates,)``, in float32."""
         options = self.options
-        return hard_concrete.keep_probability(
-            self.log_alpha.float(), options.beta, options.stretch
-        )
+        return hard_concrete.keep_probability(self.log_alpha.float(), options.beta, options.stretch)
 
     def sample(self) -> GateValues:
         """Draw all gates for one training step."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,8 +144,8 @@ def score_set(
 ) -> ErrorCounts:
     """Score one set and write ``ref.trn``, ``hyp.trn`` and ``result.txt`` into ``out_dir``.
 
-    An utterance that the hypothesis lacks counts as one without any words. The three files
-    appear together, ``result.txt`` last, so that a complete ``result.txt`` means a scored set.
+    An utterance that the hypothesis lacks counts as one without any words. The three files are
+    moved in once all are complete, ``result.txt`` last, so that it stands for a scored set.
 
     Args:
         reference: Transcript of each utterance; it decides which utterances are scored.
@@ -177,8 +176,11 @@ def score_set(
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / "result.txt").unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".sclite.") as work:
-        ref, hyp, result = (Path(work) / name for name in ("ref.trn", "hyp.trn", "result.txt"))
+    work = out_dir / ".sclite"
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    work.mkdir()
+    try:
+        ref, hyp, result = (work / name for name in ("ref.trn", "hyp.trn", "result.txt"))
         with ref.open("w", encoding="utf-8") as ref_trn, hyp.open("w", encoding="utf-8") as hyp_trn:
             for utterance in sorted(reference):
                 speaker = utt2spk[utterance]
@@ -201,6 +203,8 @@ def score_set(
             )
         for path in (ref, hyp, result):
             path.replace(out_dir / path.name)
+    finally:
+        shutil.rmtree(work)
     return counts
 
 

@@ -38,6 +38,21 @@ class TrainingLog:
     intervals: list[Interval] = field(default_factory=list)
     epochs: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
 
+    def feed(self, line: str) -> None:
+        """Take in the next line; an epoch that starts again replaces its earlier self."""
+        if found := _STARTED.search(line):
+            first = int(found[1])
+            self.intervals = [i for i in self.intervals if i.epoch < first]
+            self.epochs = {e: sections for e, sections in self.epochs.items() if e < first}
+        elif found := _INTERVAL.search(line):
+            self.intervals.append(Interval(int(found[1]), int(found[2]), _stats(found[3])))
+        elif found := _RESULTS.search(line):
+            _, *parts = _SECTION.split(found[2])
+            sections = zip(parts[::2], parts[1::2], strict=True)
+            self.epochs[int(found[1])] = {
+                name: _stats(text.rstrip(", \n")) for name, text in sections
+            }
+
     def batches_per_epoch(self) -> int:
         """Return the number of batches in an epoch, or the last logged one before any ended."""
         totals = [
@@ -96,21 +111,10 @@ def _stats(text: str) -> dict[str, float]:
 
 
 def parse_training_log(lines: Iterable[str]) -> TrainingLog:
-    """Read log lines in the order of time; an epoch that starts again replaces its earlier self."""
+    """Read log lines in the order of time."""
     log = TrainingLog()
     for line in lines:
-        if found := _STARTED.search(line):
-            first = int(found[1])
-            log.intervals = [i for i in log.intervals if i.epoch < first]
-            log.epochs = {e: sections for e, sections in log.epochs.items() if e < first}
-        elif found := _INTERVAL.search(line):
-            log.intervals.append(Interval(int(found[1]), int(found[2]), _stats(found[3])))
-        elif found := _RESULTS.search(line):
-            _, *parts = _SECTION.split(found[2])
-            sections = zip(parts[::2], parts[1::2], strict=True)
-            log.epochs[int(found[1])] = {
-                name: _stats(text.rstrip(", \n")) for name, text in sections
-            }
+        log.feed(line)
     return log
 
 

@@ -26,7 +26,9 @@ def _wav2vec2(
 ) -> EncoderConfig:
     """Seven CNN layers and a uniform Transformer; ``large`` has LayerNorms and pre-norm."""
     return EncoderConfig(
-        conv_layers=[ConvLayerConfig(channels, k, s) for k, s in zip(KERNELS, STRIDES, strict=True)],
+        conv_layers=[
+            ConvLayerConfig(channels, k, s) for k, s in zip(KERNELS, STRIDES, strict=True)
+        ],
         hidden_size=hidden,
         head_dim=hidden // heads,
         heads=[heads] * layers,

@@ -1,4 +1,4 @@
-"""Dense encoders from s3prl upstreams: s3prl finds and reads the checkpoint, we take the weights."""
+"""Dense encoders from s3prl upstreams: s3prl reads the checkpoint, we take the weights."""
 
 from __future__ import annotations
 

@@ -3,15 +3,8 @@
 # and data/dev, the validation set. Run it in egs2/librispeech_100/asr1.
 set -euo pipefail
 
-log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
-}
-
-die() {
-    echo "local/data.sh: $*" >&2
-    exit "${status:-1}"
-}
+# shellcheck source=../../../../utils/common.sh
+. utils/common.sh
 
 mini=false        # true: synthesise a small corpus instead of using LibriSpeech
 mini_opts=        # options of local/make_mini_corpus.py, such as "--num_train 200 --seed 1"
@@ -19,25 +12,13 @@ download=         # true: download what is missing; default: only into the direc
 stage=1           # 1: obtain the corpus, 2: make the data directories
 stop_stage=2
 
-help="Usage: $0 [--mini true|false] [--mini_opts \"...\"] [--download true|false]
-    [--stage 1|2] [--stop_stage 1|2]"
-
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --help | -h)
-            echo "${help}"
-            exit 0
-            ;;
-        --mini | --mini_opts | --download | --stage | --stop_stage)
-            [ $# -ge 2 ] || status=2 die "$1 needs a value"
-            printf -v "${1#--}" '%s' "$2"
-            shift 2
-            ;;
-        *)
-            status=2 die "unknown option or argument '$1'; --help lists the options"
-            ;;
-    esac
-done
+# The options, for parse_options.
+# shellcheck disable=SC2034
+option_names="mini mini_opts download stage stop_stage"
+# shellcheck disable=SC2034
+help_message="Usage: local/data.sh [--mini true|false] [--mini_opts \"...\"]
+    [--download true|false] [--stage 1|2] [--stop_stage 1|2]"
+parse_options "$@"
 
 [[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] ||
     status=2 die "--stage and --stop_stage must be numbers, not '${stage}' and '${stop_stage}'"
