@@ -24,7 +24,7 @@ demo: setup
 	cd egs2/librispeech_100/asr1 && ./run.sh --mini true $(DEMO_OPTS)
 
 lint: setup
-	shellcheck --external-sources --source-path=SCRIPTDIR --source-path=SCRIPTDIR/.. $(SHELL_SCRIPTS)
+	shellcheck --external-sources --source-path=egs2/librispeech_100/asr1 $(SHELL_SCRIPTS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 

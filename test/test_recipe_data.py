@@ -480,6 +480,7 @@ def recipe(tmp_path: Path) -> Path:
     """A recipe directory with local/ and the settings that local/data.sh reads."""
     directory = tmp_path / "asr1"
     shutil.copytree(LOCAL, directory / "local")
+    (directory / "utils").symlink_to(ROOT / "utils")
     interpreter = Path(sys.executable).parent
     (directory / "path.sh").write_text(f'PATH="{interpreter}:$PATH"\nexport PYTHONPATH="{ROOT}"\n')
     (directory / "db.sh").write_text("LIBRISPEECH=downloads\n")
@@ -511,7 +512,7 @@ def test_data_sh_with_a_corpus_of_the_user(recipe: Path, mini: Path) -> None:
     (recipe / "db.sh").write_text("LIBRISPEECH=nowhere\n")
     result = data_sh(recipe)
     assert result.returncode == 1
-    assert result.stderr.startswith("local/data.sh: nowhere/LibriSpeech does not exist")
+    assert result.stderr.startswith("error: nowhere/LibriSpeech does not exist")
 
 
 @pytest.mark.parametrize("options", [["--nosuch", "1"], ["extra"], ["--mini"], ["--mini", "yes"]])

@@ -194,7 +194,9 @@ def test_steps_are_espnets_batches(
     printed = run_plan(shape_dir, capsys, config | {"max_epoch": 3})
     batches = espnet_batches(shape_dir, config)
     assert printed == {"steps_per_epoch": batches, "max_epoch": 3, "total_steps": 3 * batches}
-    accumulated = run_plan(shape_dir, capsys, config, "--accum_grad", "4", "--max_epoch", "2")
+    accumulated = run_plan(
+        shape_dir, capsys, config, "--", "--accum_grad", "4", "--optim", "sgd", "--max_epoch", "2"
+    )
     assert accumulated["steps_per_epoch"] == batches // 4
     assert accumulated["total_steps"] == batches // 4 * 2
 
@@ -212,6 +214,15 @@ def test_more_gpus_need_batches_of_their_number(
     config = {"batch_type": "numel", "batch_bins": 100000}
     alone = run_plan(shape_dir, capsys, config)["steps_per_epoch"]
     assert run_plan(shape_dir, capsys, config, "--ngpu", "8")["steps_per_epoch"] < alone
+
+
+def test_training_options_are_picked_out() -> None:
+    arguments = ["--init_param", "a.pth", "--fold_length", "8", "--fold_length", "9"]
+    arguments += ["--model_conf", "ctc_weight=1.0", "--drop_last_iter", "true", "--batch_size", "2"]
+    expected = {"fold_length": [8, 9], "drop_last_iter": True, "batch_size": 2}
+    assert steps.training_options(arguments) == expected
+    with pytest.raises(HJPruneError, match="training argument --max_epoch: invalid int value"):
+        steps.training_options(["--max_epoch", "many"])
 
 
 @pytest.mark.parametrize(

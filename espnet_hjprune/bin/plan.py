@@ -7,27 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.recipe.steps import count_steps, read_config
+from espnet_hjprune.recipe.steps import count_steps, read_config, training_options
 from espnet_hjprune.recipe.tokens import TOKEN_TYPES
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the options, which override the configuration, and print the steps."""
+    """Parse the options and print the steps."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--train_config", type=Path, required=True, help="ESPnet's YAML file")
     parser.add_argument("--shape_dir", type=Path, required=True, help="made by bin.shapes")
     parser.add_argument("--token_type", choices=TOKEN_TYPES, required=True, help="names text_shape")
-    parser.add_argument("--ngpu", type=int, default=0, help="number of GPUs of the training")
+    parser.add_argument("--ngpu", type=int, default=0, help="number of GPUs per machine")
     parser.add_argument("--num_nodes", type=int, default=1, help="number of machines")
-    overrides = parser.add_argument_group("instead of what the configuration says")
-    overrides.add_argument("--batch_type")
-    overrides.add_argument("--fold_length", type=int, action="append")
-    for option in ("batch_size", "batch_bins", "accum_grad", "max_epoch", "num_iters_per_epoch"):
-        overrides.add_argument(f"--{option}", type=int)
+    parser.add_argument(
+        "train_args",
+        nargs="*",
+        help="after '--': the training's options, which count before the configuration",
+    )
     args = parser.parse_args(argv)
-    config = read_config(args.train_config)
-    given = vars(args).items()
-    config |= {option: value for option, value in given if value is not None}
+    config = read_config(args.train_config) | training_options(args.train_args)
     shape_files = [
         args.shape_dir / "speech_shape",
         args.shape_dir / f"text_shape.{args.token_type}",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,35 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise HJPruneError(f"the training configuration {path} has no 'option: value' lines")
     return config
+
+
+def training_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """The options of :data:`DEFAULTS` among command-line arguments of ESPnet's training.
+
+    Raises:
+        HJPruneError: One of them has no value or no number where it needs one.
+    """
+    parser = argparse.ArgumentParser(
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--fold_length", type=int, action="append")
+    parser.add_argument("--drop_last_iter", choices=("true", "false"))
+    for option in ("batch_type", "sort_in_batch", "sort_batch", "iterator_type"):
+        parser.add_argument(f"--{option}")
+    for option in ("batch_size", "batch_bins", "min_batch_size"):
+        parser.add_argument(f"--{option}", type=int)
+    for option in ("max_epoch", "accum_grad", "num_iters_per_epoch"):
+        parser.add_argument(f"--{option}", type=int)
+    try:
+        options = vars(parser.parse_known_args(list(arguments))[0])
+    except argparse.ArgumentError as error:
+        raise HJPruneError(f"training {error}; correct the option") from None
+    if "drop_last_iter" in options:
+        options["drop_last_iter"] = options["drop_last_iter"] == "true"
+    return options
 
 
 def count_steps(config: Mapping[str, Any], shape_files: list[Path], world_size: int = 1) -> Steps:

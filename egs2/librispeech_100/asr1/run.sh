@@ -23,7 +23,7 @@ if [[ " $* " == *" --mini true "* ]]; then
         --config_dir conf/mini
         --finetune_config conf/mini/train_finetune.yaml
         --compact_config conf/mini/finetune_compact.yaml
-        --ramp_epochs 3
+        --ramp_epochs 4
         --nj 2
         --inference_nj 2
     )

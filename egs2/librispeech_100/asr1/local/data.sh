@@ -3,7 +3,6 @@
 # and data/dev, the validation set. Run it in egs2/librispeech_100/asr1.
 set -euo pipefail
 
-# shellcheck source=../../../../utils/common.sh
 . utils/common.sh
 
 mini=false        # true: synthesise a small corpus instead of using LibriSpeech
@@ -12,10 +11,7 @@ download=         # true: download what is missing; default: only into the direc
 stage=1           # 1: obtain the corpus, 2: make the data directories
 stop_stage=2
 
-# The options, for parse_options.
-# shellcheck disable=SC2034
 option_names="mini mini_opts download stage stop_stage"
-# shellcheck disable=SC2034
 help_message="Usage: local/data.sh [--mini true|false] [--mini_opts \"...\"]
     [--download true|false] [--stage 1|2] [--stop_stage 1|2]"
 parse_options "$@"
