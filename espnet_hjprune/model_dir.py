@@ -84,10 +84,14 @@ def load_encoder(model_dir: str | Path) -> SpeechEncoder:
         raise HJPruneError(
             f"{directory} holds a model with gates; compact it with espnet_hjprune.bin.compact"
         )
-    files = [directory / "model.pth", *sorted(directory.glob("valid.*.ave.pth"))]
+    files = [
+        directory / "model.pth",
+        *sorted(directory.glob("valid.*.best.pth")),
+        *sorted(directory.glob("valid.*.ave.pth")),
+    ]
     weights = next((file for file in files if file.is_file()), None)
     if weights is None:
-        raise HJPruneError(f"{directory} has no model.pth")
+        raise HJPruneError(f"{directory} has neither model.pth nor valid.*.best.pth")
     prefix = FORMS[form][2] + "encoder."
     state = {
         name.removeprefix(prefix): tensor

@@ -128,9 +128,7 @@ def check_against_jiwer(recipe: Path, decoded: Path) -> None:
     reference = read(recipe / "dump/mini/raw/test_clean/text")
     hypothesis = read(decoded / "text")
     assert hypothesis.keys() == reference.keys()
-    wer = jiwer.wer(
-        list(reference.values()), [hypothesis[utterance] for utterance in reference]
-    )
+    wer = jiwer.wer(list(reference.values()), [hypothesis[utterance] for utterance in reference])
     (total,) = (
         line
         for line in (decoded / "score_wer" / "result.txt").read_text().splitlines()

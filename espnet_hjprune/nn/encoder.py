@@ -37,7 +37,9 @@ class SpeechEncoder(nn.Module):
         self.feature_extractor = FeatureExtractor(config)
         self.projection_norm = FeatureNorm(channels)
         self.projection = nn.Linear(channels, config.hidden_size)
-        self.mask_embedding = nn.Parameter(torch.rand(config.hidden_size))
+        self.mask_embedding = nn.Parameter(
+            torch.rand(config.hidden_size), requires_grad=self.masking.time_prob > 0
+        )
         self.positional = PositionalConv(config.positional)
         self.transformer = Transformer(config, dropout)
         positions = config.output_positions

@@ -17,6 +17,9 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
         return nn.Linear(in_features, out_features)
     layer = nn.utils.skip_init(nn.Linear, in_features, out_features)
     nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        # Empty parameters take no part in the loss, which distributed training would object to.
+        parameter.requires_grad_(parameter.numel() > 0)
     return layer
 
 
