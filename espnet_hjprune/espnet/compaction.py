@@ -191,6 +191,8 @@ def compact_model(
     }
     state |= {f"{prefix}encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     new_config = compact_config(config, encoder.config, task)
+    if "preencoder.linear_out" in (readers or []):
+        new_config["preencoder_conf"]["input_size"] = encoder.output_size
     rebuilt = build_model(task, new_config).eval()
     rebuilt.load_state_dict(state)
     new_upstream = next(iter(find_upstreams(rebuilt).values()))
