@@ -44,6 +44,10 @@ def save_atomically() -> None:
     torch.save = atomic_save
 
 
+if __name__ == "__mp_main__":
+    save_atomically()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a module's ``main()``, or a script, with the remaining arguments."""
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -31,12 +31,16 @@ class FeatureNorm(nn.LayerNorm):
         weight, bias = self.weight, self.bias
         if scale_output:
             weight, bias = scale(weight, gate.value, 0), scale(bias, gate.value, 0)
-        x32 = x.float()
-        share = gate.keep / gate.keep.sum().clamp(min=1)
-        centred = x32 - (x32 @ share).unsqueeze(-1)
-        variance = (centred.square() @ share).unsqueeze(-1)
-        normed = centred * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(bias.float(), normed, weight.float()).to(x.dtype)
+        # Autocast would run the products below in half precision.
+        with torch.autocast(x.device.type, enabled=False):
+            exact = torch.promote_types(x.dtype, torch.float32)
+            wide = x.to(exact)
+            keep = gate.keep.to(exact)
+            share = keep / keep.sum().clamp(min=1)
+            centred = wide - (wide @ share).unsqueeze(-1)
+            variance = (centred.square() @ share).unsqueeze(-1)
+            normed = centred * torch.rsqrt(variance + self.eps)
+            return torch.addcmul(bias.to(exact), normed, weight.to(exact)).to(x.dtype)
 
 
 def normalize_utterances(wave: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
