@@ -246,7 +246,7 @@ train() {
     local plan steps_per_epoch max_epoch total_steps
     plan=$(${python} -m espnet_hjprune.bin.plan --train_config "${config}" \
         --shape_dir "${stats_dir}/train" --token_type "${token_type}" \
-        --ngpu "${ngpu}" --num_nodes "${num_nodes}")
+        --ngpu "${ngpu}" --num_nodes "${num_nodes}" -- "$@")
     eval "${plan}"
     local ramp_args=()
     if [ "${exp}" = "${prune_exp}" ]; then
@@ -553,11 +553,15 @@ titles=(
     "" "Data preparation" "Audio format, token list and shapes" "Fine-tuning" "Gated pruning"
     "Compaction" "Final fine-tuning" "Decoding, scoring and report"
 )
-log "Options: ${arguments[*]}"
-for ((number = stage; number <= stop_stage; number++)); do
-    log "Stage ${number}: ${titles[number]}"
-    started=${SECONDS}
-    "stage_${number}"
-    log "Stage ${number}: finished in $((SECONDS - started)) s"
-done
-log "Successfully finished. [elapsed=${SECONDS}s]"
+# One block that ends with exit: the shell has read all of it before the file can change.
+{
+    log "Options: ${arguments[*]}"
+    for ((number = stage; number <= stop_stage; number++)); do
+        log "Stage ${number}: ${titles[number]}"
+        started=${SECONDS}
+        "stage_${number}"
+        log "Stage ${number}: finished in $((SECONDS - started)) s"
+    done
+    log "Successfully finished. [elapsed=${SECONDS}s]"
+    exit 0
+}
