@@ -63,7 +63,7 @@ def test_tail_gives_complete_lines_once(tmp_path):
 
 def test_training_progress(tmp_path):
     path = tmp_path / "train.log"
-    training = TrainingProgress(path, steps_per_epoch=50)
+    training = TrainingProgress(path, batches_per_epoch=50)
     assert training.update() == (0, "")
     path.write_text(
         f"{STAMP}1/3epoch started\n"

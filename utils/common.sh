@@ -23,6 +23,9 @@ parse_options() {
                 echo "${help_message}"
                 exit 0
                 ;;
+            --*=*)
+                set -- "${1%%=*}" "${1#*=}" "${@:2}"
+                ;;
             --*)
                 local name=${1#--}
                 name=${name//-/_}

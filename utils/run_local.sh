@@ -46,6 +46,7 @@ run_job() {
 }
 
 pids=()
+trap 'kill "${pids[@]}" 2>/dev/null; exit 143' TERM INT
 for ((job = first; job <= last; job++)); do
     run_job "${job}" "$@" &
     pids+=($!)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The seven stages of HJ-Pruning, shared by all recipes: data, formats and tokens, fine-tuning,
 # gated pruning, compaction, final fine-tuning, decoding with scores and a report.
+# shellcheck disable=SC2317 # stages are called by their number
 set -euo pipefail
 
 . utils/common.sh
@@ -53,8 +54,8 @@ config_dir=conf/tuning  # where prune_config is looked for
 finetune_args=          # options of ESPnet's training in stage 3, after the configuration
 prune_args=             # the same in stage 4
 compact_args=           # the same in stage 6
-init_model=valid.loss.best.pth          # model of stage 3 that is pruned
-inference_asr_model=valid.loss.best.pth # model that is decoded
+init_model=valid.loss.ave.pth           # model of stage 3 that is pruned
+inference_asr_model=valid.loss.ave.pth  # model that is decoded
 inference_config=conf/decode_asr.yaml
 inference_args=         # options of ESPnet's decoding, after the configuration
 score_types="wer cer"   # what sclite counts; ter is added for bpe
@@ -73,8 +74,9 @@ parse_options "$@"
 . ./cmd.sh
 
 check_options() {
-    [[ ${stage} =~ ^[1-7]$ && ${stop_stage} =~ ^[1-7]$ ]] ||
-        status=2 die "--stage and --stop_stage are 1 to 7, not '${stage}' and '${stop_stage}'"
+    [[ ${stage} =~ ^[1-7]$ && ${stop_stage} =~ ^[1-7]$ && ${stage} -le ${stop_stage} ]] ||
+        status=2 die "--stage and --stop_stage are 1 to 7 in this order, not '${stage}' and" \
+            "'${stop_stage}'"
     local name
     for name in ngpu num_nodes nj inference_nj nbpe ramp_epochs; do
         [[ ${!name} =~ ^[0-9]+$ ]] || status=2 die "--${name} is a whole number, not '${!name}'"
@@ -99,7 +101,7 @@ check_options() {
         [[ ${unit} =~ ^(conv|head|ffn|hidden)$ ]] ||
             status=2 die "--units takes conv, head, ffn and hidden, not '${unit}'"
     done
-    if [ -n "${upstream_ckpt}" ] && [[ ${upstream_ckpt} != *://* ]] && ! ${mini}; then
+    if [ -n "${upstream_ckpt}" ] && [[ ${upstream_ckpt} != *://* ]] && [ -z "${make_upstream}" ]; then
         [ -f "${upstream_ckpt}" ] || die "the upstream checkpoint ${upstream_ckpt} does not exist"
     fi
     for name in finetune_config prune_config compact_config inference_config; do
@@ -112,6 +114,9 @@ check_target() {
     target_args=()
     if [ "${criterion}" = sepsize ]; then
         local part pairs=" ${target_sparsity} "
+        [ "$(wc -w <<<"${pairs}")" -eq 2 ] ||
+            status=2 die "--target_sparsity is \"cnn=X transformer=Y\" when the criterion is" \
+                "sepsize, not '${target_sparsity}'"
         for part in cnn transformer; do
             [[ ${pairs} =~ " ${part}="([^ ]+)" " ]] ||
                 status=2 die "--target_sparsity is \"cnn=X transformer=Y\" when the criterion is" \
@@ -134,7 +139,7 @@ check_fraction() {
 if [ -z "${prune_config}" ]; then
     prune_config=${config_dir}/prune_${criterion}.yaml
 fi
-if ${mini} && [ -z "${upstream_ckpt}" ]; then
+if [ "${mini}" = true ] && [ -z "${upstream_ckpt}" ]; then
     # The upstream is made in stage 1 from its family and size, such as wav2vec2_mini.
     upstream_ckpt=downloads/mini/${upstream}.pt
     make_upstream=${upstream}
@@ -187,14 +192,17 @@ fi
 
 # ---- Stamps: skip finished work, start over what other options made ----
 
-# unfinished DIR OPTION...: true if DIR must still be made. What other options made is removed.
+# unfinished DIR OPTION...: true if DIR must still be made. What other options made is set aside.
 unfinished() {
-    local dir=$1 options
+    local dir=$1 options aside
     shift
     options=$(printf '%s\n' "$@")
+    stop_leftover "${dir}"
     if [ -e "${dir}/.options" ] && [ "$(cat "${dir}/.options")" != "${options}" ]; then
-        log "${dir} was made with other options or inputs; starting over"
-        rm -rf "${dir}"
+        aside=$(dirname "${dir}")/.replaced/$(basename "${dir}").$(date '+%Y%m%d-%H%M%S')
+        log "${dir} was made with other options or inputs; moving it to ${aside} and starting over"
+        mkdir -p "$(dirname "${aside}")"
+        mv "${dir}" "${aside}"
     fi
     if [ -e "${dir}/.done" ]; then
         log "${dir} is finished already; skipping (remove ${dir}/.done to repeat it)"
@@ -224,11 +232,24 @@ stop_job() {
 trap stop_job EXIT
 trap 'exit 130' INT TERM
 
+# start_job DIR COMMAND...: start a job in a process group of its own, noted in DIR.
+start_job() {
+    local dir=$1
+    shift
+    setsid "$@" &
+    job_group=$!
+    echo "${job_group} $$" >"${dir}/.running"
+}
+
 # A killed run cannot stop its jobs; they would write beside those of the next run.
 stop_leftover() {
-    local file=$1/.running group
+    local file=$1/.running group script
     [ -e "${file}" ] || return 0
-    group=$(cat "${file}")
+    read -r group script <"${file}" || true
+    if [ -n "${script}" ] && [ "${script}" != $$ ] &&
+        ps -p "${script}" -o args= 2>/dev/null | grep -q 'hjprune\.sh'; then
+        die "another run (process ${script}) is at work in $1; wait for it or stop it"
+    fi
     if [ -n "${group}" ] && pgrep -g "${group}" -f "$1" >/dev/null; then
         log "Stopping the job that an interrupted run left behind in $1"
         kill -9 -- "-${group}" 2>/dev/null || true
@@ -241,9 +262,8 @@ stop_leftover() {
 train() {
     local title=$1 exp=$2 config=$3
     shift 3
-    stop_leftover "${exp}"
-    # assigns steps_per_epoch, max_epoch and total_steps
-    local plan steps_per_epoch max_epoch total_steps
+    # assigns batches_per_epoch, steps_per_epoch, max_epoch and total_steps
+    local plan batches_per_epoch steps_per_epoch max_epoch total_steps
     plan=$(${python} -m espnet_hjprune.bin.plan --train_config "${config}" \
         --shape_dir "${stats_dir}/train" --token_type "${token_type}" \
         --ngpu "${ngpu}" --num_nodes "${num_nodes}" -- "$@")
@@ -285,11 +305,10 @@ train() {
         # shellcheck disable=SC2206 # cuda_cmd is a command with options
         job=(${cuda_cmd} --gpu "${ngpu}" "${exp}/train.log" "${command[@]}")
     fi
-    setsid "${job[@]}" &
-    job_group=$!
-    echo "${job_group}" >"${exp}/.running"
+    start_job "${exp}" "${job[@]}"
     ${python} -m espnet_hjprune.bin.watch --log "${exp}/train.log" --pid "${job_group}" \
-        --max_epoch "${max_epoch}" --steps_per_epoch "${steps_per_epoch}" --title "${title}" || true
+        --max_epoch "${max_epoch}" --batches_per_epoch "${batches_per_epoch}" \
+        --title "${title}" || true
     local status=0
     wait "${job_group}" || status=$?
     job_group=
@@ -327,7 +346,6 @@ decode() {
     local dir=${exp}/${decode_tag}/${set} data=${raw_dir}/${set}
     unfinished "${dir}" "${inference_args}" "$(checksum "${inference_config}" "${exp}/.done" \
         "${data}/wav.scp" "${data}/text")" || return 0
-    stop_leftover "${dir}"
     local logdir=${dir}/logdir jobs=${inference_nj} utterances
     utterances=$(wc -l <"${data}/wav.scp")
     if [ "${jobs}" -gt "${utterances}" ]; then
@@ -349,7 +367,7 @@ decode() {
     fi
     log "Decoding ${set} with ${exp}: the logs are ${logdir}/decode.*.log"
     # shellcheck disable=SC2086 # commands and options that the user gives as words
-    setsid ${cmd} --gpu "${gpus}" JOB=1:"${jobs}" "${logdir}/decode.JOB.log" \
+    start_job "${dir}" ${cmd} --gpu "${gpus}" JOB=1:"${jobs}" "${logdir}/decode.JOB.log" \
         ${python} -m espnet_hjprune.bin.run -m "espnet2.bin.${task}_inference" \
         --batch_size 1 --ngpu "${gpus}" \
         --data_path_and_name_and_type "${data}/wav.scp,speech,${audio_type}" \
@@ -357,9 +375,7 @@ decode() {
         --asr_train_config "${exp}/config.yaml" \
         --asr_model_file "${exp}/${inference_asr_model}" \
         --output_dir "${logdir}/output.JOB" \
-        --config "${inference_config}" ${inference_args} &
-    job_group=$!
-    echo "${job_group}" >"${dir}/.running"
+        --config "${inference_config}" ${inference_args}
     ${python} -m espnet_hjprune.bin.watch --decode_logs "${logdir}" --pid "${job_group}" \
         --jobs "${jobs}" --utterances "${utterances}" \
         --title "decoding ${set}" || true
@@ -417,7 +433,10 @@ stage_1() {
 }
 
 stage_2() {
-    local set duration=()
+    local set duration=() made_with=data/.stage1/.options
+    if [ -e "${made_with}" ] && [ "$(head -n 1 "${made_with}")" != "${mini}" ]; then
+        die "data/ was made with --mini $(head -n 1 "${made_with}"); run stage 1 with --mini ${mini}"
+    fi
     for set in ${train_set} ${valid_set} ${test_sets}; do
         need "data/${set}/wav.scp" "run stage 1 first"
         unfinished "${raw_dir}/.${set}" "${audio_format}" "${fs}" "${min_wav_duration}" \
@@ -475,7 +494,7 @@ stage_3() {
     fi
     # shellcheck disable=SC2206 # options that the user gives as words
     local args=("${upstream_args[@]}" ${finetune_args})
-    if unfinished "${finetune_exp}" "${args[*]}" "${ngpu}" "${num_nodes}" \
+    if unfinished "${finetune_exp}" "${args[*]}" \
         "$(checksum "${finetune_config}" "${stats_dir}/train/.done" "${stats_dir}/valid/.done")"; then
         train "stage 3: fine-tuning" "${finetune_exp}" "${finetune_config}" "${args[@]}"
         finish "${finetune_exp}"
@@ -498,7 +517,7 @@ stage_4() {
     fi
     # shellcheck disable=SC2206 # options that the user gives as words
     args+=(${prune_args})
-    if unfinished "${prune_exp}" "${args[*]}" "${ramp_epochs}" "${ngpu}" "${num_nodes}" \
+    if unfinished "${prune_exp}" "${args[*]}" "${ramp_epochs}" \
         "$(checksum "${prune_config}" "${finetune_exp}/.done")"; then
         train "stage 4: gated pruning" "${prune_exp}" "${prune_config}" "${args[@]}"
         finish "${prune_exp}"
@@ -508,10 +527,17 @@ stage_4() {
 stage_5() {
     need "${prune_exp}/.done" "run stage 4 first"
     if unfinished "${compact_dir}" "$(checksum "${compact_config}" "${prune_exp}/.done")"; then
+        local wav_args=()
+        if [[ ${audio_format} != *.ark ]]; then
+            # The gated and the compact model are compared on a few real utterances.
+            mapfile -t wav_args < <(head -n 4 "${raw_dir}/${valid_set}/wav.scp" | cut -d ' ' -f 2-)
+            wav_args=(--wav "${wav_args[@]}")
+        fi
         # The last epoch is the one that is on target; better-scoring ones may be pruned less.
         ${python} -m espnet_hjprune.bin.compact --task "${task}" \
             --train_config "${prune_exp}/config.yaml" --model_file "${prune_exp}/latest.pth" \
-            --output_dir "${compact_dir}" --finetune_config "${compact_config}"
+            --output_dir "${compact_dir}" --finetune_config "${compact_config}" \
+            ${wav_args[@]+"${wav_args[@]}"}
         finish "${compact_dir}"
     fi
 }
@@ -520,7 +546,7 @@ stage_6() {
     need "${compact_dir}/.done" "run stage 5 first"
     # shellcheck disable=SC2206 # options that the user gives as words
     local args=(--init_param "${compact_dir}/model.pth" ${compact_args})
-    if unfinished "${compact_exp}" "${args[*]}" "${ngpu}" "${num_nodes}" \
+    if unfinished "${compact_exp}" "${args[*]}" \
         "$(checksum "${compact_dir}/finetune.yaml" "${compact_dir}/.done")"; then
         train "stage 6: final fine-tuning" "${compact_exp}" "${compact_dir}/finetune.yaml" \
             "${args[@]}"

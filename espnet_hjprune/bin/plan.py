@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.shape_dir / f"text_shape.{args.token_type}",
     ]
     steps = count_steps(config, shape_files, max(args.ngpu, 1) * args.num_nodes)
+    print(f"batches_per_epoch={steps.batches_per_epoch}")
     print(f"steps_per_epoch={steps.steps_per_epoch}")
     print(f"max_epoch={steps.max_epoch}")
     print(f"total_steps={steps.total_steps}")

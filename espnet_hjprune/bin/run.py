@@ -27,6 +27,8 @@ def save_atomically() -> None:
     """Make ``torch.save`` write to a temporary name first.
 
     ESPnet overwrites ``checkpoint.pth`` in place; killed meanwhile, training could not resume.
+    It also saves the epoch's model after the checkpoint; killed in between, the model would be
+    missing when the best ones are averaged. So the model is saved before its checkpoint.
     """
     import torch
 
@@ -37,6 +39,8 @@ def save_atomically() -> None:
             save(obj, f, *args, **kwargs)
             return
         path = Path(f)
+        if path.name == "checkpoint.pth" and {"model", "reporter"} <= set(obj):
+            atomic_save(obj["model"], path.with_name(f"{obj['reporter']['epoch']}epoch.pth"))
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         save(obj, partial, *args, **kwargs)
         os.replace(partial, path)

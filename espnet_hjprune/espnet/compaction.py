@@ -197,9 +197,7 @@ def compact_model(
     rebuilt.load_state_dict(state)
     new_upstream = next(iter(find_upstreams(rebuilt).values()))
     summary = summarise(pruner, new_upstream.encoder)
-    summary["max_abs_diff"] = largest_difference(
-        model, upstream, rebuilt, new_upstream, kept, readers or [], waves
-    )
+    summary |= compare(model, upstream, rebuilt, new_upstream, kept, readers or [], waves)
     return CompactModel(new_config, state, summary)
 
 
@@ -309,7 +307,7 @@ def layer_sizes(config: EncoderConfig) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def largest_difference(
+def compare(
     gated: nn.Module,
     gated_upstream: SpeechUpstream,
     compact: nn.Module,
@@ -317,9 +315,15 @@ def largest_difference(
     kept: Sequence[int],
     readers: Sequence[str],
     waves: Sequence[torch.Tensor],
-) -> float:
-    """Largest absolute difference of features and linear outputs, alone and in a padded batch."""
+) -> dict[str, Any]:
+    """Compare gated and compact model on utterances alone and in a padded batch.
+
+    Returns:
+        ``max_abs_diff`` of the upstream's features on valid frames; under ``readers``, for every
+        sliced reader, the same of its output and the output's own largest value ``max_abs``.
+    """
     worst = 0.0
+    outputs = {name: {"max_abs_diff": 0.0, "max_abs": 0.0} for name in readers}
     batches = [list(waves)] + [[wave] for wave in waves]
     for batch in batches:
         padded = nn.utils.rnn.pad_sequence(batch, batch_first=True)
@@ -329,11 +333,12 @@ def largest_difference(
         if not torch.equal(frames, small_frames):
             raise AssertionError("the compact model gives another number of frames")
         inside = torch.arange(full.shape[1]) < frames.unsqueeze(1)
-        outputs = [(full if full.shape == small.shape else full[..., list(kept)], small)]
-        outputs += [
-            (gated.get_submodule(name)(full), compact.get_submodule(name)(small))
-            for name in readers
-        ]
-        for expected, actual in outputs:
-            worst = max(worst, (expected - actual)[inside].abs().max().item())
-    return worst
+        narrow = full if full.shape == small.shape else full[..., list(kept)]
+        worst = max(worst, (narrow - small)[inside].abs().max().item())
+        for name, found in outputs.items():
+            expected = gated.get_submodule(name)(full)[inside]
+            actual = compact.get_submodule(name)(small)[inside]
+            difference = (expected - actual).abs().max().item()
+            found["max_abs_diff"] = max(found["max_abs_diff"], difference)
+            found["max_abs"] = max(found["max_abs"], expected.abs().max().item())
+    return {"max_abs_diff": worst, "readers": outputs}

@@ -65,7 +65,7 @@ def _voice(name: str, gender: str, part: str, random: Random) -> EspeakVoice:
 
 def _snr_db(part: str, random: Random) -> float | None:
     """Signal-to-noise ratio of one recording; None is clean."""
-    return random.uniform(15.0, 25.0) if part.endswith("-other") else None
+    return random.uniform(20.0, 30.0) if part.endswith("-other") else None
 
 
 def _plan(config: MiniConfig, grammar: Grammar) -> dict[str, list[tuple[str, str, EspeakVoice]]]:

@@ -31,8 +31,9 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Steps:
-    """Optimiser steps of an epoch, number of epochs, and their product."""
+    """Batches and optimiser steps of an epoch, number of epochs, and all optimiser steps."""
 
+    batches_per_epoch: int
     steps_per_epoch: int
     max_epoch: int
 
@@ -139,4 +140,4 @@ def count_steps(config: Mapping[str, Any], shape_files: list[Path], world_size: 
             f"an epoch has {batches} batches, fewer than accum_grad {options['accum_grad']}, so "
             "training would make no step; lower accum_grad or the batch size"
         )
-    return Steps(steps_per_epoch, options["max_epoch"])
+    return Steps(batches, steps_per_epoch, options["max_epoch"])

@@ -38,12 +38,12 @@ class Tail:
 
 
 class TrainingProgress:
-    """Optimisation batches that a training has done, and its newest statistics."""
+    """Batches that a training has done, and its newest statistics."""
 
-    def __init__(self, log: Path, steps_per_epoch: int) -> None:
+    def __init__(self, log: Path, batches_per_epoch: int) -> None:
         self.tail = Tail(log)
         self.log = TrainingLog()
-        self.steps_per_epoch = steps_per_epoch
+        self.batches_per_epoch = batches_per_epoch
 
     def update(self) -> tuple[int, str]:
         """Batches done so far, and a short text."""
@@ -52,10 +52,10 @@ class TrainingProgress:
         done, stats = 0, {}
         if self.log.epochs:
             last = max(self.log.epochs)
-            done, stats = last * self.steps_per_epoch, self.log.epochs[last].get("train", {})
+            done, stats = last * self.batches_per_epoch, self.log.epochs[last].get("train", {})
         if self.log.intervals:
             newest = self.log.intervals[-1]
-            position = (newest.epoch - 1) * self.steps_per_epoch + newest.batch
+            position = (newest.epoch - 1) * self.batches_per_epoch + newest.batch
             if position > done:
                 done, stats = position, newest.stats
         shown = [f"{name}={stats[name]:.3g}" for name in SHOWN if name in stats]
