@@ -565,11 +565,17 @@ stage_7() {
             decode "${exp}" "${set}"
         done
     done
+    local method_name
+    case ${criterion} in
+        macs) method_name=HJ-Pruning-MAC ;;
+        size) method_name=HJ-Pruning-Size ;;
+        sepsize) method_name=HJ-Pruning-SepSize ;;
+    esac
     # shellcheck disable=SC2086 # test sets are words
     ${python} -m espnet_hjprune.bin.report --output "${compact_exp}/RESULTS.md" \
         --prune_exp "${prune_exp}" --summary "${compact_dir}/summary.json" \
         --model "unpruned=${finetune_exp}" \
-        --model "HJ-Pruning ${criterion} ${target_sparsity}=${compact_exp}" \
+        --model "${method_name} ${target_sparsity//=/ }=${compact_exp}" \
         --decode_tag "${decode_tag}" --test_sets ${test_sets} --metric "${metric}" \
         --title "$(basename "$(dirname "${PWD}")"): HJ-Pruning of ${upstream_tag}"
     log "The results are ${compact_exp}/RESULTS.md, figures are in ${prune_exp}/images"
