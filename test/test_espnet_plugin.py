@@ -271,6 +271,15 @@ def test_saved_configuration_builds_without_the_checkpoint(asr, checkpoint):
     again(**batch())
 
 
+def test_espnet_initialisation_leaves_the_upstream_alone(asr, checkpoint):
+    plain = build_model(asr, options(checkpoint))
+    initialised = build_model(asr, options(checkpoint, init="xavier_uniform"))
+    prefix = "frontend.core.encoder."
+    expected = {k: v for k, v in plain.state_dict().items() if k.startswith(prefix)}
+    state = initialised.state_dict()
+    assert expected and all(torch.equal(state[name], value) for name, value in expected.items())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -26,6 +26,7 @@ test_sets=              # test sets, separated by spaces
 local_data_opts=        # options of local/data.sh
 mini=false              # synthesise a small corpus and upstream instead of the real ones
 mini_opts=              # options of the synthesis
+speed_perturb_factors=  # speeds of copies of the training set, such as "0.9 1.0 1.1"
 audio_format=flac       # flac, wav or flac.ark
 fs=16k                  # sampling rate
 min_wav_duration=0.1    # shorter utterances are left out, in seconds
@@ -156,6 +157,10 @@ fi
 
 # Names of what the stages make
 dataset_tag=raw_${lang}_${token_type}
+if [ -n "${speed_perturb_factors}" ]; then
+    dataset_tag+=_sp
+    train_set+=_sp
+fi
 if [ "${token_type}" = bpe ]; then
     dataset_tag+=${nbpe}
 fi
@@ -433,9 +438,19 @@ stage_1() {
 }
 
 stage_2() {
-    local set duration=() made_with=data/.stage1/.options
+    local set duration=() made_with=data/.stage1/.options original=${train_set%_sp}
     if [ -e "${made_with}" ] && [ "$(head -n 1 "${made_with}")" != "${mini}" ]; then
         die "data/ was made with --mini $(head -n 1 "${made_with}"); run stage 1 with --mini ${mini}"
+    fi
+    if [ -n "${speed_perturb_factors}" ]; then
+        need "data/${original}/wav.scp" "run stage 1 first"
+        if unfinished "data/.${train_set}" "${speed_perturb_factors}" \
+            "$(checksum "data/${original}/wav.scp" "data/${original}/text")"; then
+            # shellcheck disable=SC2086 # factors are words
+            ${python} -m espnet_hjprune.bin.perturb_speed --in_dir "data/${original}" \
+                --out_dir "data/${train_set}" --factors ${speed_perturb_factors} --nj "${nj}"
+            finish "data/.${train_set}"
+        fi
     fi
     for set in ${train_set} ${valid_set} ${test_sets}; do
         need "data/${set}/wav.scp" "run stage 1 first"

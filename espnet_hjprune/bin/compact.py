@@ -13,6 +13,7 @@ from typing import Any
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model_dir import read_config
+from espnet_hjprune.recipe.datadir import write_text
 
 COMPARED_SECONDS = (3.0, 1.7, 0.9)
 
@@ -59,13 +60,6 @@ def comparison_audio(files: Sequence[str]) -> list[Any]:
             raise HJPruneError(f"--wav {file} must be 16 kHz, single-channel and not empty")
         waves.append(torch.from_numpy(samples))
     return waves
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -45,6 +45,10 @@ class HJPruneEncoder(AbsEncoder):
         """Width of the features."""
         return self.core.output_size()
 
+    def reload_pretrained_parameters(self) -> None:
+        """Load the upstream's weights again, after ESPnet's ``init`` has overwritten them."""
+        self.core.reload_pretrained_parameters()
+
     def forward(
         self,
         xs_pad: torch.Tensor,

@@ -43,6 +43,10 @@ class HJPruneFrontend(AbsFrontend):
         """Width of the features."""
         return self.core.output_size()
 
+    def reload_pretrained_parameters(self) -> None:
+        """Load the upstream's weights again, after ESPnet's ``init`` has overwritten them."""
+        self.core.reload_pretrained_parameters()
+
     def forward(
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:

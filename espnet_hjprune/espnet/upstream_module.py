@@ -76,12 +76,12 @@ class SpeechUpstream(nn.Module):
         masking_config = build_dataclass(MaskingConfig, masking, "masking")
         state: dict[str, torch.Tensor] | None = None
         self.weights_loaded = False
+        self.source: tuple[str, str | None, str | None] | None = None
         if options.get("architecture"):
             config = EncoderConfig.from_dict(options["architecture"])
         elif options.get("upstream"):
-            config, state = load_upstream(
-                options["upstream"], options.get("path_or_url"), download_dir
-            )
+            self.source = (options["upstream"], options.get("path_or_url"), download_dir)
+            config, state = load_upstream(*self.source)
             options["architecture"] = config.to_dict()
         else:
             raise HJPruneError("hj_prune needs the name of an s3prl upstream in option upstream")
@@ -105,6 +105,13 @@ class SpeechUpstream(nn.Module):
 
     def _note_loaded(self, *_: Any) -> None:
         self.weights_loaded = True
+
+    def reload_pretrained_parameters(self) -> None:
+        """Load the upstream's weights again, after ESPnet's ``init`` has overwritten them."""
+        if self.source is not None:
+            self.encoder.load_state_dict(load_upstream(*self.source)[1])
+            if self.pruner is not None:
+                self.pruner.gates.reset()
 
     @property
     def config(self) -> EncoderConfig:

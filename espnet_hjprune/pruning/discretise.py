@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -97,9 +97,8 @@ class Discretiser:
             apply(low)
         self._fill(members, budget, cost)
 
-    def _fill(self, members: list[int], budget: float, cost: object) -> None:
+    def _fill(self, members: list[int], budget: float, cost: Callable[[], int]) -> None:
         """Add the most probable closed units back while the cost stays within ``budget``."""
-        assert callable(cost)
         open_to = set(members)
         while open_to:
             candidates = []

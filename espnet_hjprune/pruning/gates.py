@@ -82,11 +82,17 @@ class GateSet(nn.Module):
         self.encoder_config = config
         self.options = options
         self.groups = gate_groups(config, options.units)
-        total = sum(group.size for group in self.groups)
+        self.log_alpha = nn.Parameter(torch.empty(sum(group.size for group in self.groups)))
+        self.reset()
+        set_optimizer_options(self.log_alpha, options.gate_lr)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Open every gate with the initial probability."""
+        options = self.options
         start = hard_concrete.log_alpha_for(options.initial_keep, options.beta, options.stretch)
         # A little noise makes the order of equal gates random rather than by index.
-        self.log_alpha = nn.Parameter(start + 0.01 * torch.randn(total))
-        set_optimizer_options(self.log_alpha, options.gate_lr)
+        self.log_alpha.normal_(start, 0.01)
 
     def keep_probability(self) -> torch.Tensor:
         """Probability of being open, ``(all gates,)``, in float32."""
