@@ -246,6 +246,17 @@ start_job() {
     echo "${job_group} $$" >"${dir}/.running"
 }
 
+# wait_job DIR OPTION...: show the progress (options of bin.watch), return the job's status.
+wait_job() {
+    local dir=$1 status=0
+    shift
+    ${python} -m espnet_hjprune.bin.watch --pid "${job_group}" "$@" || true
+    wait "${job_group}" || status=$?
+    job_group=
+    rm -f "${dir}/.running"
+    return "${status}"
+}
+
 # A killed run cannot stop its jobs; they would write beside those of the next run.
 stop_leftover() {
     local file=$1/.running group script
@@ -311,16 +322,8 @@ train() {
         job=(${cuda_cmd} --gpu "${ngpu}" "${exp}/train.log" "${command[@]}")
     fi
     start_job "${exp}" "${job[@]}"
-    ${python} -m espnet_hjprune.bin.watch --log "${exp}/train.log" --pid "${job_group}" \
-        --max_epoch "${max_epoch}" --batches_per_epoch "${batches_per_epoch}" \
-        --title "${title}" || true
-    local status=0
-    wait "${job_group}" || status=$?
-    job_group=
-    rm -f "${exp}/.running"
-    if [ "${status}" -ne 0 ]; then
-        explain_failure "${exp}/train.log"
-    fi
+    wait_job "${exp}" --title "${title}" --log "${exp}/train.log" --max_epoch "${max_epoch}" \
+        --batches_per_epoch "${batches_per_epoch}" || explain_failure "${exp}/train.log"
 }
 
 # Keep the log of an interrupted run as train.1.log, older ones as train.2.log and so on.
@@ -381,14 +384,8 @@ decode() {
         --asr_model_file "${exp}/${inference_asr_model}" \
         --output_dir "${logdir}/output.JOB" \
         --config "${inference_config}" ${inference_args}
-    ${python} -m espnet_hjprune.bin.watch --decode_logs "${logdir}" --pid "${job_group}" \
-        --jobs "${jobs}" --utterances "${utterances}" \
-        --title "decoding ${set}" || true
-    local status=0
-    wait "${job_group}" || status=$?
-    job_group=
-    rm -f "${dir}/.running"
-    if [ "${status}" -ne 0 ]; then
+    if ! wait_job "${dir}" --title "decoding ${set}" --decode_logs "${logdir}" \
+        --jobs "${jobs}" --utterances "${utterances}"; then
         for part in "${logdir}"/decode.*.log; do
             if ! grep -qa '^# Ended with status 0' "${part}"; then
                 explain_failure "${part}"
