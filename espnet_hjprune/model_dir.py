@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
@@ -17,22 +17,6 @@ FORMS = {
     "frontend": ("frontend_conf", "frontend_conf", "frontend.core."),
     "encoder": ("encoder_conf", "upstream_conf", "encoder.core."),
 }
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Read a YAML configuration.
-
-    Raises:
-        HJPruneError: the file is missing or is no mapping.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise HJPruneError(f"the configuration {path} does not exist")
-    with path.open(encoding="utf-8") as file:
-        config = yaml.safe_load(file)
-    if not isinstance(config, dict):
-        raise HJPruneError(f"the configuration {path} is not a mapping of options")
-    return config
 
 
 def plugin_form(config: dict[str, Any], source: str | Path) -> str:

@@ -68,6 +68,13 @@ def test_alignment_keeps_the_target():
     assert 0 <= removed(pruner, counts, pruner.measures[0]) - 0.5 <= 0.001
 
 
+def test_alignment_holds_for_layers_that_nearly_vanish():
+    pruner = random_pruner(architecture("wav2vec2_base"), target_sparsity=0.9, round_to=8)
+    with torch.no_grad():
+        pruner.gates.log_alpha[: 2 * 512] = -20.0
+    assert list(pruner.kept_units()[1].conv[:2]) == [8, 8]
+
+
 def test_settled_gates_are_rounded_without_change():
     """Gates that are clearly open or closed, on target, come out as they are."""
     config = small_config()

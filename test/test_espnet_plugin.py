@@ -240,6 +240,29 @@ def test_compaction_of_whole_models(asr, checkpoint, tmp_path, form):
         assert (states[0][1, row] - actual[1, row]).abs().max() <= 1e-6
 
 
+def test_a_compact_model_under_another_encoder_can_be_pruned_again(asr, checkpoint, tmp_path):
+    """Its upstream scatters features to the full width, and still does after the second time."""
+    config = options(checkpoint, **CONFORMER)
+    for number in (1, 2):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        model = asr.ASRTask.build_model(Namespace(**config)).eval()
+        randomise_gates(model)
+        torch.save(model.state_dict(), directory / "1epoch.pth")
+        (directory / "config.yaml").write_text(yaml.safe_dump(config))
+        arguments = ["--train_config", directory / "config.yaml", "--model_file"]
+        arguments += [directory / "1epoch.pth", "--output_dir", directory / "out"]
+        compact_command.main([str(argument) for argument in arguments])
+        summary = yaml.safe_load((directory / "out" / "summary.json").read_text())
+        assert summary["max_abs_diff"] <= 1e-5
+        config = yaml.safe_load((directory / "out" / "config.yaml").read_text())
+        architecture = config["frontend_conf"]["frontend_conf"]["architecture"]
+        assert architecture["output_width"] == 64
+        assert len(architecture["output_positions"]) == architecture["hidden_size"]
+        config["model"] = "hj_prune"
+        config["frontend_conf"]["pruning"] = dict(PRUNING)
+
+
 def test_compact_models_load_without_s3prl_and_espnet(asr, checkpoint, tmp_path):
     config = options(checkpoint)
     model = asr.ASRTask.build_model(Namespace(**config))
@@ -288,6 +311,10 @@ def test_espnet_initialisation_leaves_the_upstream_alone(asr, checkpoint):
         ({"frontend_conf": {}}, "needs the name"),
         ({"pruning": {"target_sparsity": 0.999}}, "cannot be met"),
         ({"masking": {"prob": 0.5}}, "masking has no option prob"),
+        ({"dropout": 0.1}, "dropout is 0.1, but it has options"),
+        ({"dropout": {"hidden": "some"}}, "dropout.hidden is 'some', which is no number"),
+        ({"masking": {"time_prob": 2}}, "masking.time_prob is 2"),
+        ({"pruning": {"gate_lr": "fast"}}, "pruning.gate_lr is 'fast', which is no number"),
         ({"layer": 9}, "layer 9 does not exist"),
         ({"layer": 1, "multilayer_feature": True}, "cannot be used together"),
     ],

@@ -46,6 +46,12 @@ def test_keep_probability_is_the_papers_equation_3():
     )
 
 
+def test_numbers_without_a_dot_are_read():
+    """YAML takes 2e-2 for a text."""
+    options = PruningConfig.from_dict({"gate_lr": "2e-2", "units": "conv, head"})
+    assert options.gate_lr == 0.02 and options.units == ["conv", "head"]
+
+
 def test_gates_start_near_dense():
     gates = GateSet(small_config(), PruningConfig(initial_keep=0.97))
     assert gates.keep_probability().mean().item() == pytest.approx(0.97, abs=0.002)
@@ -87,6 +93,7 @@ def test_training_gates_are_random_and_evaluation_gates_are_not():
         ({"ramp_steps": -1}, "ramp_steps"),
         ({"initial_keep": 1.0}, "initial_keep"),
         ({"stretch": [0.0, 1.0]}, "stretch"),
+        ({"stretch": 0.1}, "stretch is 0.1"),
         ({"round_to": 0}, "round_to"),
         ({"ramp_step": 10}, "no option ramp_step"),
     ],

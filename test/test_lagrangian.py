@@ -101,6 +101,28 @@ def test_wrong_optimiser_groups_are_refused():
     gc.collect()
 
 
+def test_optimisers_that_cannot_train_gates_are_refused():
+    pruner = Pruner(small_config(), PruningConfig()).train()
+    groups = [{"params": [p], **p._optim} for p in pruner.parameters()]
+    pruner.regularise()[0].backward()
+    with pytest.raises(HJPruneError, match="SGD cannot train gates"):
+        torch.optim.SGD(groups, lr=0.1).step()
+
+
+def test_averaged_checkpoints_have_an_averaged_clock():
+    """ESPnet averages floats and adds integers up."""
+    assert Pruner(small_config(), PruningConfig()).constraint.num_steps.is_floating_point()
+
+
+def test_evaluation_gates_under_autocast_are_those_of_compaction():
+    pruner = Pruner(small_config(), PruningConfig(ramp_steps=0)).eval()
+    exact = pruner()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = pruner()
+    assert torch.equal(exact.ffn[0], cast.ffn[0])
+    assert torch.equal(exact.hidden.value, cast.hidden.value)
+
+
 def test_constraint_under_autocast_is_computed_in_float32():
     pruner = Pruner(architecture("wav2vec2_base"), PruningConfig(ramp_steps=0)).train()
     exact = pruner.expected_sparsity()

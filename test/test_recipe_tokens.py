@@ -193,7 +193,12 @@ def test_steps_are_espnets_batches(
 ) -> None:
     printed = run_plan(shape_dir, capsys, config | {"max_epoch": 3})
     batches = espnet_batches(shape_dir, config)
-    assert printed == {"steps_per_epoch": batches, "max_epoch": 3, "total_steps": 3 * batches}
+    assert printed == {
+        "batches_per_epoch": batches,
+        "steps_per_epoch": batches,
+        "max_epoch": 3,
+        "total_steps": 3 * batches,
+    }
     accumulated = run_plan(
         shape_dir, capsys, config, "--", "--accum_grad", "4", "--optim", "sgd", "--max_epoch", "2"
     )

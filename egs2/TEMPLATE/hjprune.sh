@@ -43,7 +43,7 @@ upstream=wav2vec2_base_960  # name of an s3prl upstream
 upstream_ckpt=          # its checkpoint, for names such as wav2vec2_local
 upstream_tag=           # how the upstream is called in experiment names
 criterion=macs          # macs, size or sepsize
-target_sparsity=0.4     # share to remove; for sepsize "cnn=0.6 transformer=0.3"
+target_sparsity=        # share to remove, 0.4 unless given; "cnn=0.6 transformer=0.3" for sepsize
 units=                  # gated units, such as "head ffn hidden"; empty: as configured
 ramp_epochs=5           # epochs over which the target rises
 
@@ -79,8 +79,12 @@ check_options() {
         status=2 die "--stage and --stop_stage are 1 to 7 in this order, not '${stage}' and" \
             "'${stop_stage}'"
     local name
-    for name in ngpu num_nodes nj inference_nj nbpe ramp_epochs; do
+    for name in ngpu ramp_epochs; do
         [[ ${!name} =~ ^[0-9]+$ ]] || status=2 die "--${name} is a whole number, not '${!name}'"
+    done
+    for name in num_nodes nj inference_nj nbpe; do
+        [[ ${!name} =~ ^[1-9][0-9]*$ ]] ||
+            status=2 die "--${name} is a whole number from 1, not '${!name}'"
     done
     for name in mini gpu_inference; do
         [[ ${!name} =~ ^(true|false)$ ]] || status=2 die "--${name} is true or false, not '${!name}'"
@@ -88,6 +92,8 @@ check_options() {
     for name in train_set valid_set test_sets; do
         [ -n "${!name}" ] || status=2 die "--${name} is not given"
     done
+    [[ ${fs} =~ ^(16k|16000)$ ]] ||
+        status=2 die "--fs is ${fs}, but the upstreams take 16k; audio of other rates is resampled"
     [[ ${audio_format} =~ ^(flac|wav|flac\.ark)$ ]] ||
         status=2 die "--audio_format is flac, wav or flac.ark, not '${audio_format}'"
     [[ ${token_type} =~ ^(char|bpe|word)$ ]] ||
@@ -137,10 +143,16 @@ check_fraction() {
     fi
 }
 
+if [ -z "${target_sparsity}" ]; then
+    target_sparsity=0.4
+    if [ "${criterion}" = sepsize ]; then
+        target_sparsity="cnn=0.6 transformer=0.3"
+    fi
+fi
 if [ -z "${prune_config}" ]; then
     prune_config=${config_dir}/prune_${criterion}.yaml
 fi
-if [ "${mini}" = true ] && [ -z "${upstream_ckpt}" ]; then
+if [ "${mini}" = true ] && [ -z "${upstream_ckpt}" ] && [[ ${upstream} == *_mini ]]; then
     # The upstream is made in stage 1 from its family and size, such as wav2vec2_mini.
     upstream_ckpt=downloads/mini/${upstream}.pt
     make_upstream=${upstream}
@@ -176,7 +188,8 @@ if [ "${token_type}" = bpe ]; then
     bpemodel=${token_dir}/bpe.model
 fi
 stats_dir=${expdir}/${task}_stats_${dataset_tag}
-method=${criterion}_${target_sparsity//[= ]/_}
+method=$(basename "${prune_config}" .yaml)
+method=${method#prune_}_${target_sparsity//[= ]/_}
 if [ -n "${units}" ]; then
     method=${units// /_}_${method}
 fi
@@ -250,7 +263,9 @@ start_job() {
 wait_job() {
     local dir=$1 status=0
     shift
-    ${python} -m espnet_hjprune.bin.watch --pid "${job_group}" "$@" || true
+    # In the background, so that a signal to this script is handled at once.
+    ${python} -m espnet_hjprune.bin.watch --pid "${job_group}" "$@" &
+    wait $! || true
     wait "${job_group}" || status=$?
     job_group=
     rm -f "${dir}/.running"
@@ -286,6 +301,9 @@ train() {
     eval "${plan}"
     local ramp_args=()
     if [ "${exp}" = "${prune_exp}" ]; then
+        [ $((ramp_epochs * steps_per_epoch)) -lt "${total_steps}" ] ||
+            die "--ramp_epochs ${ramp_epochs} does not end before the ${max_epoch} epochs of" \
+                "stage 4; lower it or train longer"
         ramp_args=(--frontend_conf "pruning.ramp_steps=$((ramp_epochs * steps_per_epoch))")
     fi
     local text_shape=text_shape.${token_type} command
@@ -318,8 +336,12 @@ train() {
             "${command[@]}"
         )
     else
-        # shellcheck disable=SC2206 # cuda_cmd is a command with options
-        job=(${cuda_cmd} --gpu "${ngpu}" "${exp}/train.log" "${command[@]}")
+        local cmd=${cuda_cmd}
+        if [ "${ngpu}" -eq 0 ]; then
+            cmd=${train_cmd}
+        fi
+        # shellcheck disable=SC2206 # cmd is a command with options
+        job=(${cmd} --gpu "${ngpu}" "${exp}/train.log" "${command[@]}")
     fi
     start_job "${exp}" "${job[@]}"
     wait_job "${exp}" --title "${title}" --log "${exp}/train.log" --max_epoch "${max_epoch}" \
@@ -340,7 +362,9 @@ rotate_log() {
 # Show the reason at the end of a log, then end.
 explain_failure() {
     local reason
-    reason=$(grep -aE '^error: ' "$1" | tail -n 1 | sed 's/^error: //') || true
+    # Processes of several GPUs end with a traceback, whose last line has the sentence.
+    reason=$(grep -aE '^(error|espnet_hjprune\.errors\.HJPruneError): ' "$1" | tail -n 1 |
+        sed 's/^[^:]*: //') || true
     if [ -z "${reason}" ]; then
         grep -avE '^# Ended' "$1" | tail -n 15 >&2
         reason="the job ended without saying why"
@@ -352,7 +376,7 @@ explain_failure() {
 decode() {
     local exp=$1 set=$2
     local dir=${exp}/${decode_tag}/${set} data=${raw_dir}/${set}
-    unfinished "${dir}" "${inference_args}" "$(checksum "${inference_config}" "${exp}/.done" \
+    unfinished "${dir}" "${inference_args}" "${score_types}" "$(checksum "${inference_config}" "${exp}/.done" \
         "${data}/wav.scp" "${data}/text")" || return 0
     local logdir=${dir}/logdir jobs=${inference_nj} utterances
     utterances=$(wc -l <"${data}/wav.scp")
@@ -418,8 +442,11 @@ decode() {
 
 stage_1() {
     mkdir -p data
-    if unfinished data/.stage1 "${mini}" "${mini_opts}" "${local_data_opts}" \
-        "$(checksum db.sh local/*)"; then
+    local names places
+    names=$(sed -n 's/^\([A-Z_0-9]*\)=.*/\1/p' db.sh | paste -sd '|')
+    places=$(. ./db.sh && set | grep -E "^(${names})=")
+    if unfinished data/.stage1 "${mini}" "${mini_opts}" "${local_data_opts}" "${places}" \
+        "$(checksum local/*)"; then
         local opts=(--mini "${mini}")
         if [ -n "${mini_opts}" ]; then
             opts+=(--mini_opts "${mini_opts}")
@@ -439,10 +466,15 @@ stage_2() {
     if [ -e "${made_with}" ] && [ "$(head -n 1 "${made_with}")" != "${mini}" ]; then
         die "data/ was made with --mini $(head -n 1 "${made_with}"); run stage 1 with --mini ${mini}"
     fi
+    # Audio may change under the same names.
+    local made=(/dev/null)
+    if [ -e data/.stage1/.done ]; then
+        made=(data/.stage1/.done)
+    fi
     if [ -n "${speed_perturb_factors}" ]; then
         need "data/${original}/wav.scp" "run stage 1 first"
         if unfinished "data/.${train_set}" "${speed_perturb_factors}" \
-            "$(checksum "data/${original}/wav.scp" "data/${original}/text")"; then
+            "$(checksum "data/${original}/wav.scp" "data/${original}/text" "${made[@]}")"; then
             # shellcheck disable=SC2086 # factors are words
             ${python} -m espnet_hjprune.bin.perturb_speed --in_dir "data/${original}" \
                 --out_dir "data/${train_set}" --factors ${speed_perturb_factors} --nj "${nj}"
@@ -452,7 +484,8 @@ stage_2() {
     for set in ${train_set} ${valid_set} ${test_sets}; do
         need "data/${set}/wav.scp" "run stage 1 first"
         unfinished "${raw_dir}/.${set}" "${audio_format}" "${fs}" "${min_wav_duration}" \
-            "${max_wav_duration}" "$(checksum "data/${set}/wav.scp" "data/${set}/text")" || continue
+            "${max_wav_duration}" \
+            "$(checksum "data/${set}/wav.scp" "data/${set}/text" "${made[@]}")" || continue
         duration=(--min_wav_duration "${min_wav_duration}")
         if [ "${set}" = "${train_set}" ] || [ "${set}" = "${valid_set}" ]; then
             duration+=(--max_wav_duration "${max_wav_duration}")
@@ -546,8 +579,10 @@ stage_5() {
             wav_args=(--wav "${wav_args[@]}")
         fi
         # The last epoch is the one that is on target; better-scoring ones may be pruned less.
+        local last_epoch
+        last_epoch=$(find "${prune_exp}" -maxdepth 1 -name '*epoch.pth' | sort -V | tail -n 1)
         ${python} -m espnet_hjprune.bin.compact --task "${task}" \
-            --train_config "${prune_exp}/config.yaml" --model_file "${prune_exp}/latest.pth" \
+            --train_config "${prune_exp}/config.yaml" --model_file "${last_epoch}" \
             --output_dir "${compact_dir}" --finetune_config "${compact_config}" \
             ${wav_args[@]+"${wav_args[@]}"}
         finish "${compact_dir}"
@@ -577,17 +612,11 @@ stage_7() {
             decode "${exp}" "${set}"
         done
     done
-    local method_name
-    case ${criterion} in
-        macs) method_name=HJ-Pruning-MAC ;;
-        size) method_name=HJ-Pruning-Size ;;
-        sepsize) method_name=HJ-Pruning-SepSize ;;
-    esac
     # shellcheck disable=SC2086 # test sets are words
     ${python} -m espnet_hjprune.bin.report --output "${compact_exp}/RESULTS.md" \
         --prune_exp "${prune_exp}" --summary "${compact_dir}/summary.json" \
         --model "unpruned=${finetune_exp}" \
-        --model "${method_name} ${target_sparsity//=/ }=${compact_exp}" \
+        --model "auto=${compact_exp}" \
         --decode_tag "${decode_tag}" --test_sets ${test_sets} --metric "${metric}" \
         --title "$(basename "$(dirname "${PWD}")"): HJ-Pruning of ${upstream_tag}"
     log "The results are ${compact_exp}/RESULTS.md, figures are in ${prune_exp}/images"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from espnet_hjprune.bin.cli import run_command
+from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model_dir import read_config
 from espnet_hjprune.recipe.datadir import write_text
 
 COMPARED_SECONDS = (3.0, 1.7, 0.9)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.recipe.steps import count_steps, read_config, training_options
+from espnet_hjprune.config_file import read_config
+from espnet_hjprune.recipe.steps import count_steps, training_options
 from espnet_hjprune.recipe.tokens import TOKEN_TYPES
 
 

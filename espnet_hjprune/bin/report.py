@@ -80,8 +80,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--prune_exp do not fit: give the unpruned model first, then one --model, one "
             "--summary and one --prune_exp for each compact model"
         )
-    named = [_name_and_exp(model) for model in args.model]
     summaries = [read_summary(path) for path in args.summary]
+    named = [_name_and_exp(model) for model in args.model]
+    named[1:] = [
+        (method_name(summary) if name == "auto" else name, exp_dir)
+        for (name, exp_dir), summary in zip(named[1:], summaries, strict=True)
+    ]
     sizes = [(summaries[0], "dense"), *((summary, "actual") for summary in summaries)]
     models = [
         read_model(name, exp_dir, args.decode_tag, test_sets, summary, size)

@@ -176,10 +176,14 @@ def compact_model(
     encoder, kept = compact_encoder(upstream.encoder, pruner.evaluation_gates())
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     readers = linear_readers(model, form)
-    if len(kept) < upstream.config.hidden_size:
+    # A model that scatters its output already goes on doing so.
+    scatters = encoder.config.output_positions is not None
+    if scatters:
+        readers = None
+    if len(kept) < upstream.config.hidden_size and not scatters:
         if readers is None:
             encoder.config.output_width = upstream.config.output_size
-            encoder.config.output_positions = upstream.config.output_positions or kept
+            encoder.config.output_positions = kept
         else:
             for reader in readers:
                 state[f"{reader}.weight"] = state[f"{reader}.weight"][:, kept]

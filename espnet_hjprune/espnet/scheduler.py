@@ -8,6 +8,8 @@ import torch
 from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+from espnet_hjprune.errors import HJPruneError
+
 
 class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
     """Rise linearly for ``warmup_steps``, then fall linearly to 0 at ``total_steps``.
@@ -30,7 +32,9 @@ class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
         last_epoch: int = -1,
     ) -> None:
         if pruning_schedule not in ("constant", "linear"):
-            raise ValueError(f"pruning_schedule must be constant or linear: {pruning_schedule}")
+            raise HJPruneError(
+                f"scheduler_conf.pruning_schedule is {pruning_schedule}; it is constant or linear"
+            )
         if warmup_steps >= total_steps:
             logging.warning(
                 "The learning rate never decays: %s warm-up steps of %s steps in all",

@@ -110,8 +110,9 @@ class SpeechUpstream(nn.Module):
         """Load the upstream's weights again, after ESPnet's ``init`` has overwritten them."""
         if self.source is not None:
             self.encoder.load_state_dict(load_upstream(*self.source)[1])
-            if self.pruner is not None:
-                self.pruner.gates.reset()
+        if self.pruner is not None:
+            self.pruner.gates.reset()
+            self.pruner.constraint.reset()
 
     @property
     def config(self) -> EncoderConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from espnet_hjprune.errors import HJPruneError
@@ -17,14 +17,41 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any] | None, option: str)
     Raises:
         HJPruneError: an unknown key, named together with ``option`` and the known keys.
     """
+    known = {f.name: f.type for f in fields(cls)}  # type: ignore[arg-type]
+    if values is not None and not isinstance(values, Mapping):
+        raise HJPruneError(f"{option} is {values!r}, but it has options: {', '.join(known)}")
     values = dict(values or {})
-    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise HJPruneError(
             f"{option} has no option {', '.join(unknown)}; it takes {', '.join(known)}"
         )
+    for name, value in values.items():
+        if known[name] in ("int", "float"):
+            values[name] = _number(value, known[name], f"{option}.{name}")
     return cls(**values)
+
+
+def _number(value: Any, kind: str, option: str) -> int | float:
+    """Read a number; YAML takes ``2e-2``, which lacks the dot, for a text."""
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)
+        if kind == "int" and number != int(number):
+            raise ValueError
+    except (TypeError, ValueError):
+        what = "whole number" if kind == "int" else "number"
+        raise HJPruneError(f"{option} is {value!r}, which is no {what}") from None
+    return int(number) if kind == "int" else number
+
+
+def _check_probabilities(options: Any, names: tuple[str, ...], option: str) -> None:
+    for name in names:
+        if not 0 <= getattr(options, name) < 1:
+            raise HJPruneError(
+                f"{option}.{name} is {getattr(options, name)}; it must lie between 0 and 1"
+            )
 
 
 @dataclass
@@ -170,6 +197,10 @@ class DropoutConfig:
     attention: float = 0.1
     activation: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_probabilities(self, ("input", "hidden", "attention", "activation"), "dropout")
+
 
 @dataclass
 class MaskingConfig:
@@ -183,4 +214,11 @@ class MaskingConfig:
     time_length: int = 10
     channel_prob: float = 0.0
     channel_length: int = 64
-    min_time_spans: int = field(default=2)
+    min_time_spans: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_probabilities(self, ("time_prob", "channel_prob"), "masking")
+        for name in ("time_length", "channel_length"):
+            if getattr(self, name) < 1:
+                raise HJPruneError(f"masking.{name} is {getattr(self, name)}; it must be positive")

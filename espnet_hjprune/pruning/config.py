@@ -53,6 +53,8 @@ class PruningConfig:
 
     def __post_init__(self) -> None:
         """Check every option."""
+        if isinstance(self.units, str):
+            self.units = self.units.replace(",", " ").split()
         self.units = [unit for unit in UNITS if unit in self._known(self.units, UNITS, "units")]
         if not self.units:
             raise HJPruneError(f"pruning.units is empty; choose among {', '.join(UNITS)}")
@@ -70,8 +72,14 @@ class PruningConfig:
             raise HJPruneError(
                 f"pruning.initial_keep is {self.initial_keep}; it must lie between 0 and 1"
             )
-        self.stretch = (float(self.stretch[0]), float(self.stretch[1]))
-        if not (self.stretch[0] < 0 and self.stretch[1] > 1):
+        try:
+            low, high = (float(end) for end in self.stretch)
+        except (TypeError, ValueError):
+            raise HJPruneError(
+                f"pruning.stretch is {self.stretch}, not two numbers such as [-0.1, 1.1]"
+            ) from None
+        self.stretch = (low, high)
+        if not (low < 0 and high > 1):
             raise HJPruneError(
                 "pruning.stretch must reach below 0 and above 1, as [-0.1, 1.1] does"
             )

@@ -71,7 +71,8 @@ class Discretiser:
         expected = float((0.5 * (1 + np.tanh((self.log_odds[group.slice] + shift) / 2))).sum())
         step = self._step(group)
         count = round(expected / step) * step
-        return min(max(count, group.minimum), group.size)
+        fewest = min(step, group.size) if group.minimum else 0
+        return min(max(count, fewest), group.size)
 
     def _meet(self, measure: Measure, budget: float) -> None:
         """Keep as much as fits into ``budget`` among the units of ``measure``."""

@@ -43,4 +43,5 @@ def mean(log_alpha: torch.Tensor, beta: float, stretch: tuple[float, float]) -> 
     t = torch.as_tensor((_NODES + 1) / 2, dtype=log_alpha.dtype, device=log_alpha.device)
     weight = torch.as_tensor(_WEIGHTS / 2, dtype=log_alpha.dtype, device=log_alpha.device)
     position = beta * torch.logit((t - low) / (high - low))
-    return torch.sigmoid(log_alpha.unsqueeze(-1) - position) @ weight
+    # No matrix product: autocast would run it in half precision.
+    return (torch.sigmoid(log_alpha.unsqueeze(-1) - position) * weight).sum(-1)

@@ -37,11 +37,19 @@ class Constraint(nn.Module):
         self.lambda2 = nn.Parameter(torch.zeros(len(self.names)))
         for parameter in (self.lambda1, self.lambda2):
             set_optimizer_options(parameter, options.lambda_lr, maximize=True)
-        self.register_buffer("num_steps", torch.zeros((), dtype=torch.long))
+        # A float, because averaging checkpoints adds integers up.
+        self.register_buffer("num_steps", torch.zeros((), dtype=torch.float32))
         self.register_buffer(
             "target", torch.tensor(list(options.targets.values())), persistent=False
         )
+        self.optimizer_checked = False
         _constraints.add(self)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Start over: multipliers and clock at 0."""
+        for tensor in (self.lambda1, self.lambda2, self.num_steps):
+            tensor.zero_()
 
     def current_target(self) -> torch.Tensor:
         """Scheduled target of every measure, ``(measures,)``."""
@@ -77,11 +85,19 @@ def _owned(optimizer: torch.optim.Optimizer) -> list[tuple[Constraint, dict[str,
 
 def _check_groups(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for constraint, group in _owned(optimizer):
-        if int(constraint.num_steps) == 0 and not group.get("maximize"):
+        if constraint.optimizer_checked:
+            continue
+        if not group.get("maximize"):
             raise HJPruneError(
                 "the Lagrange multipliers have no optimiser group of their own; set "
-                "exclude_weight_decay: true and an optimiser that can maximize, such as adamw"
+                "exclude_weight_decay: true"
             )
+        if not {"maximize", "betas"} <= set(optimizer.defaults):
+            raise HJPruneError(
+                f"the optimiser {type(optimizer).__name__} cannot train gates, which needs one of "
+                "the Adam kind that can maximize; set optim: adamw"
+            )
+        constraint.optimizer_checked = True
 
 
 def _count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -77,11 +77,10 @@ class Pruner(nn.Module):
         """
         device = self.gates.log_alpha.device
         if self.training:
-            sparsity = self.expected_sparsity()
             with torch.autocast(device.type, enabled=False):
-                loss = self.constraint(sparsity)
-            with torch.no_grad():
                 counts = self.gates.expected_counts()
+                sparsity = torch.stack([m.sparsity(self.config, counts) for m in self.measures])
+                loss = self.constraint(sparsity)
         else:
             counts = self.kept_units()[1]
             sparsity = torch.tensor(
@@ -91,7 +90,7 @@ class Pruner(nn.Module):
         macs = encoder_cost(self.config, counts, "macs", self.options.samples, scale=1.0)
         stats = {
             "loss_constraint": loss.detach(),
-            "macs": torch.as_tensor(float(macs), device=device),
+            "macs": torch.as_tensor(macs, dtype=torch.float32, device=device).detach(),
         }
         target = self.constraint.current_target()
         for index, name in enumerate(self.constraint.names):

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from espnet_hjprune.errors import HJPruneError
 
 # What ESPnet's option parser takes for options that a configuration does not name.
@@ -41,24 +39,6 @@ class Steps:
     def total_steps(self) -> int:
         """Optimiser steps of the whole training."""
         return self.steps_per_epoch * self.max_epoch
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a training configuration.
-
-    Raises:
-        HJPruneError: The file is missing or is no YAML mapping.
-    """
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise HJPruneError(f"the training configuration {path} does not exist") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise HJPruneError(f"the training configuration {path} is no YAML: {reason}") from None
-    if not isinstance(config, dict):
-        raise HJPruneError(f"the training configuration {path} has no 'option: value' lines")
-    return config
 
 
 def training_options(arguments: Sequence[str]) -> dict[str, Any]:

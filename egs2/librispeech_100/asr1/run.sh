@@ -16,7 +16,7 @@ settings=(
     --compact_config conf/tuning/finetune_compact.yaml
     --inference_config conf/decode_asr.yaml
 )
-if [[ " $* " == *" --mini true "* ]]; then
+if [[ " $* " == *" --mini"[\ =]"true "* ]]; then
     settings+=(
         --test_sets "test_clean test_other"
         --upstream wav2vec2_mini
