@@ -23,7 +23,7 @@ SETTINGS = [
     "--audio_format", "flac.ark", "--token_type", "bpe", "--nbpe", "40", "--ramp_epochs", "1",
     "--finetune_args", "--max_epoch 2 --num_workers 0",
     "--prune_args", "--max_epoch 3 --num_workers 0",
-    "--compact_args", "--max_epoch 1 --num_workers 0",
+    "--compact_args", "--max_epoch 2 --num_workers 0",
 ]  # fmt: skip
 
 
@@ -84,6 +84,8 @@ def test_all_stages_with_interruptions(recipe):
     kill_in_training(recipe, 3, "exp/asr_train_finetune_*")
     run(recipe, "--stage", "3", "--stop_stage", "3")
     kill_in_training(recipe, 4, "exp/asr_prune_*")
+    run(recipe, "--stage", "4", "--stop_stage", "5")
+    kill_in_training(recipe, 6, "exp/asr_compact_*")
     output = run(recipe, "--stage", "3")
     assert "is finished already; skipping" in output
 
