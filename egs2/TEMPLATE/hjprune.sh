@@ -116,7 +116,7 @@ check_options() {
     done
 }
 
-# target_args: options of the training for the target, one a line.
+# Check the target and set target_args, the options of the training that state it.
 check_target() {
     target_args=()
     if [ "${criterion}" = sepsize ]; then
