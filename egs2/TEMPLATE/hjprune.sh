@@ -121,11 +121,8 @@ check_target() {
     target_args=()
     if [ "${criterion}" = sepsize ]; then
         local part pairs=" ${target_sparsity} "
-        [ "$(wc -w <<<"${pairs}")" -eq 2 ] ||
-            status=2 die "--target_sparsity is \"cnn=X transformer=Y\" when the criterion is" \
-                "sepsize, not '${target_sparsity}'"
         for part in cnn transformer; do
-            [[ ${pairs} =~ " ${part}="([^ ]+)" " ]] ||
+            [[ $(wc -w <<<"${pairs}") -eq 2 && ${pairs} =~ " ${part}="([^ ]+)" " ]] ||
                 status=2 die "--target_sparsity is \"cnn=X transformer=Y\" when the criterion is" \
                     "sepsize, not '${target_sparsity}'"
             check_fraction "${BASH_REMATCH[1]}"
@@ -188,14 +185,14 @@ if [ "${token_type}" = bpe ]; then
     bpemodel=${token_dir}/bpe.model
 fi
 stats_dir=${expdir}/${task}_stats_${dataset_tag}
-method=$(basename "${prune_config}" .yaml)
+name_of() {
+    basename "$1" .yaml
+}
+method=$(name_of "${prune_config}")
 method=${method#prune_}_${target_sparsity//[= ]/_}
 if [ -n "${units}" ]; then
     method=${units// /_}_${method}
 fi
-name_of() {
-    basename "$1" .yaml
-}
 finetune_exp=${expdir}/${task}_$(name_of "${finetune_config}")_${upstream_tag}_${dataset_tag}
 prune_exp=${expdir}/${task}_prune_${method}_${upstream_tag}_${dataset_tag}
 compact_dir=${prune_exp}/compact

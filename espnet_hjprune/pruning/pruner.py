@@ -65,9 +65,13 @@ class Pruner(nn.Module):
 
     def expected_sparsity(self) -> torch.Tensor:
         """Expected sparsity of every measure, ``(measures,)``, differentiable, float32."""
+        return self._expected()[1]
+
+    def _expected(self) -> tuple[UnitCounts, torch.Tensor]:
+        """Expected counts and the sparsities they give, outside autocast."""
         with torch.autocast(self.gates.log_alpha.device.type, enabled=False):
             counts = self.gates.expected_counts()
-            return torch.stack([m.sparsity(self.config, counts) for m in self.measures])
+            return counts, torch.stack([m.sparsity(self.config, counts) for m in self.measures])
 
     def regularise(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The constraint's loss and what to log of it.
@@ -77,9 +81,8 @@ class Pruner(nn.Module):
         """
         device = self.gates.log_alpha.device
         if self.training:
+            counts, sparsity = self._expected()
             with torch.autocast(device.type, enabled=False):
-                counts = self.gates.expected_counts()
-                sparsity = torch.stack([m.sparsity(self.config, counts) for m in self.measures])
                 loss = self.constraint(sparsity)
         else:
             counts = self.kept_units()[1]
