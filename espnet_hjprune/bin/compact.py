@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from espnet_hjprune.atomic import replaced_file
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
@@ -85,9 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    partial = output / "model.pth.partial"
-    torch.save(result.state, partial)
-    os.replace(partial, output / "model.pth")
+    with replaced_file(output / "model.pth") as partial:
+        torch.save(result.state, partial)
     write_text(output / "config.yaml", yaml.safe_dump(result.config, sort_keys=False))
     if finetune is not None:
         target = Path(args.finetune_output or output / "finetune.yaml")

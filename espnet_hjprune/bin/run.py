@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import espnet_hjprune
+from espnet_hjprune.atomic import replaced_file
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
 
@@ -41,9 +42,8 @@ def save_atomically() -> None:
         path = Path(f)
         if path.name == "checkpoint.pth" and {"model", "reporter"} <= set(obj):
             atomic_save(obj["model"], path.with_name(f"{obj['reporter']['epoch']}epoch.pth"))
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        save(obj, partial, *args, **kwargs)
-        os.replace(partial, path)
+        with replaced_file(path) as partial:
+            save(obj, partial, *args, **kwargs)
 
     torch.save = atomic_save
 

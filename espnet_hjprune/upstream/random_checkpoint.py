@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
+from espnet_hjprune.atomic import replaced_file
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.upstream.fairseq_format import fairseq_from_config
@@ -53,6 +53,5 @@ def save_random_checkpoint(
     checkpoint["model_weight"] = model.state_dict()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(checkpoint, partial)
-    os.replace(partial, path)
+    with replaced_file(path) as partial:
+        torch.save(checkpoint, partial)
