@@ -33,5 +33,4 @@ test: lint
 
 clean:
 	rm -rf tools/venv tools/src tools/setup.done
-	rm -rf egs2/librispeech_100/asr1/data egs2/librispeech_100/asr1/dump
-	rm -rf egs2/librispeech_100/asr1/exp egs2/librispeech_100/asr1/downloads/mini
+	rm -rf egs2/*/asr1/data egs2/*/asr1/dump egs2/*/asr1/exp egs2/*/asr1/downloads/mini

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import http.server
 import shutil
 import subprocess
 import sys
 import tarfile
-import threading
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 import soundfile
+from servers import serve
 
 from espnet_hjprune.bin import format_data as format_data_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe import audio, datadir, download, librispeech, synthesis
+from espnet_hjprune.recipe import audio, datadir, librispeech, synthesis
 from espnet_hjprune.recipe.dump import AUDIO_FORMATS, AudioFormat, format_data
 from espnet_hjprune.recipe.grammar import COMMANDS, Grammar
 from espnet_hjprune.recipe.mini_librispeech import MiniConfig, make_corpus
@@ -260,28 +259,6 @@ def test_incomplete_part_is_mentioned(
 # Download
 
 
-class RangeHandler(http.server.BaseHTTPRequestHandler):
-    """Serve one directory; the first answer ends after half of the file."""
-
-    requests: list[str | None]
-    directory: Path
-
-    def do_GET(self) -> None:
-        path = self.directory / self.path.lstrip("/")
-        if not path.exists():
-            self.send_error(404)
-            return
-        content, wanted = path.read_bytes(), self.headers["Range"]
-        self.requests.append(wanted)
-        start = int(wanted[len("bytes=") :].rstrip("-")) if wanted else 0
-        self.send_response(206 if wanted else 200)
-        self.end_headers()
-        self.wfile.write(content[start : len(content) // 2 if len(self.requests) == 1 else None])
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep the test's output clean."""
-
-
 @pytest.fixture
 def server(mini: Path, tmp_path: Path):
     """The address of a server with one archive, its handler class and the catalogue."""
@@ -293,37 +270,31 @@ def server(mini: Path, tmp_path: Path):
             tar.add(mini / name, f"LibriSpeech/{name}")
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
     catalogue = {"dev-clean": librispeech.Part(archive.stat().st_size, md5, 2)}
-    handler = type("Handler", (RangeHandler,), {"requests": [], "directory": directory})
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=httpd.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_port}", handler, catalogue
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
+    with serve(directory, archive.name) as (url, handler):
+        yield url, handler, catalogue
 
 
 def test_download_resumes_checks_and_unpacks(server, mini: Path, tmp_path: Path) -> None:
     url, handler, catalogue = server
     target = tmp_path / "downloads"
-    download.download_librispeech(target, ["dev-clean"], url, catalogue)
+    librispeech.download(target, ["dev-clean"], url, catalogue)
     size = catalogue["dev-clean"].bytes
     assert handler.requests == [None, f"bytes={size // 2}-"]
     assert digests(target / "LibriSpeech/dev-clean") == digests(mini / "dev-clean")
     assert (target / "LibriSpeech/SPEAKERS.TXT").exists()
     assert sorted(path.name for path in target.iterdir()) == ["LibriSpeech", "dev-clean.tar.gz"]
-    download.download_librispeech(target, ["dev-clean"], url, catalogue)
+    librispeech.download(target, ["dev-clean"], url, catalogue)
     assert len(handler.requests) == 2
 
 
 def test_download_refuses_what_is_not_the_file(server, tmp_path: Path) -> None:
     url, _, catalogue = server
     wrong = {"dev-clean": librispeech.Part(catalogue["dev-clean"].bytes, "0" * 32, 2)}
-    with pytest.raises(HJPruneError, match="has not the MD5 sum 0000"):
-        download.download_librispeech(tmp_path / "a", ["dev-clean"], url, wrong)
+    with pytest.raises(HJPruneError, match="has not the checksum md5:0000"):
+        librispeech.download(tmp_path / "a", ["dev-clean"], url, wrong)
     assert not list((tmp_path / "a").iterdir())
     with pytest.raises(HJPruneError, match=r"cannot be downloaded .*404"):
-        download.download_librispeech(tmp_path / "b", ["dev-clean"], f"{url}/no", catalogue)
+        librispeech.download(tmp_path / "b", ["dev-clean"], f"{url}/no", catalogue)
 
 
 # Audio formats

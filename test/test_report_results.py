@@ -114,14 +114,6 @@ def test_error_columns_are_sclites_own(experiments):
     )
 
 
-def test_accuracy(experiments, capsys):
-    report.main(options(experiments, "--metric", "accuracy"))
-    clean = parse_result(experiments / "asr_ft/decode_asr/test_clean/score_wer/result.txt")
-    printed = capsys.readouterr().out
-    assert "test_clean accuracy (%)" in printed
-    assert f"{100 - clean.error_rate:.2f}" in printed
-
-
 def test_several_compact_models(experiments, capsys):
     write_summary(experiments / "sep/compact/summary.json", "sepsize", {"cnn": 0.4})
     lines = training_log_lines(range(1, 3), suffixes=("_cnn", "_transformer"))

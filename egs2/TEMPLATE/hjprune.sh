@@ -26,6 +26,7 @@ test_sets=              # test sets, separated by spaces
 local_data_opts=        # options of local/data.sh
 mini=false              # synthesise a small corpus and upstream instead of the real ones
 mini_opts=              # options of the synthesis
+mini_pretrain_epochs=0  # epochs on the words of the mini corpus that make its upstream pre-trained
 speed_perturb_factors=  # speeds of copies of the training set, such as "0.9 1.0 1.1"
 audio_format=flac       # flac, wav or flac.ark
 fs=16k                  # sampling rate
@@ -43,7 +44,7 @@ upstream=wav2vec2_base_960  # name of an s3prl upstream
 upstream_ckpt=          # its checkpoint, for names such as wav2vec2_local
 upstream_tag=           # how the upstream is called in experiment names
 criterion=macs          # macs, size or sepsize
-target_sparsity=        # share to remove, 0.4 unless given; "cnn=0.6 transformer=0.3" for sepsize
+target_sparsity=        # share to remove; "cnn=X transformer=Y" for sepsize; empty: as configured
 units=                  # gated units, such as "head ffn hidden"; empty: as configured
 ramp_epochs=5           # epochs over which the target rises
 
@@ -79,7 +80,7 @@ check_options() {
         status=2 die "--stage and --stop_stage are 1 to 7 in this order, not '${stage}' and" \
             "'${stop_stage}'"
     local name
-    for name in ngpu ramp_epochs; do
+    for name in ngpu ramp_epochs mini_pretrain_epochs; do
         [[ ${!name} =~ ^[0-9]+$ ]] || status=2 die "--${name} is a whole number, not '${!name}'"
     done
     for name in num_nodes nj inference_nj nbpe; do
@@ -112,8 +113,12 @@ check_options() {
         [ -f "${upstream_ckpt}" ] || die "the upstream checkpoint ${upstream_ckpt} does not exist"
     fi
     for name in finetune_config prune_config compact_config inference_config; do
-        [ -f "${!name}" ] || die "the configuration ${!name} (--${name}) does not exist"
+        need_config "${name}"
     done
+}
+
+need_config() {
+    [ -f "${!1}" ] || die "the configuration ${!1} (--$1) does not exist"
 }
 
 # Check the target and set target_args, the options of the training that state it.
@@ -140,14 +145,13 @@ check_fraction() {
     fi
 }
 
-if [ -z "${target_sparsity}" ]; then
-    target_sparsity=0.4
-    if [ "${criterion}" = sepsize ]; then
-        target_sparsity="cnn=0.6 transformer=0.3"
-    fi
-fi
 if [ -z "${prune_config}" ]; then
     prune_config=${config_dir}/prune_${criterion}.yaml
+fi
+if [ -z "${target_sparsity}" ]; then
+    need_config prune_config
+    target_sparsity=$(${python} -m espnet_hjprune.bin.show_option --config "${prune_config}" \
+        --option frontend_conf.pruning.target_sparsity)
 fi
 if [ "${mini}" = true ] && [ -z "${upstream_ckpt}" ] && [[ ${upstream} == *_mini ]]; then
     # The upstream is made in stage 1 from its family and size, such as wav2vec2_mini.
@@ -198,6 +202,13 @@ prune_exp=${expdir}/${task}_prune_${method}_${upstream_tag}_${dataset_tag}
 compact_dir=${prune_exp}/compact
 compact_exp=${expdir}/${task}_compact_${method}_${upstream_tag}_${dataset_tag}
 decode_tag=$(name_of "${inference_config}")_${inference_asr_model%.pth}
+
+# What ESPnet's decoding calls the options of the model
+case "${task}" in
+    asr_transducer) model_option=asr ;;
+    cls) model_option=classification ;;
+    *) model_option=${task} ;;
+esac
 
 # Which kind of file ESPnet reads from wav.scp
 audio_type=sound
@@ -401,8 +412,8 @@ decode() {
         --batch_size 1 --ngpu "${gpus}" \
         --data_path_and_name_and_type "${data}/wav.scp,speech,${audio_type}" \
         --key_file "${logdir}/keys.JOB.scp" \
-        --asr_train_config "${exp}/config.yaml" \
-        --asr_model_file "${exp}/${inference_asr_model}" \
+        --"${model_option}_train_config" "${exp}/config.yaml" \
+        --"${model_option}_model_file" "${exp}/${inference_asr_model}" \
         --output_dir "${logdir}/output.JOB" \
         --config "${inference_config}" ${inference_args}
     if ! wait_job "${dir}" --title "decoding ${set}" --decode_logs "${logdir}" \
@@ -452,10 +463,32 @@ stage_1() {
         local/data.sh "${opts[@]}" ${local_data_opts}
         finish data/.stage1
     fi
-    if [ -n "${make_upstream}" ] && [ ! -e "${upstream_ckpt}" ]; then
-        ${python} -m espnet_hjprune.bin.random_upstream --family "${make_upstream%_*}" \
-            --size "${make_upstream##*_}" --output "${upstream_ckpt}"
+    if [ -n "${make_upstream}" ]; then
+        make_mini_upstream
     fi
+}
+
+make_mini_upstream() {
+    local stamp words=data/${train_set%_sp}/transcript random=${upstream_ckpt}
+    stamp=$(dirname "${upstream_ckpt}")/.$(basename "${upstream_ckpt}" .pt)
+    [ -e "${upstream_ckpt}" ] || rm -f "${stamp}/.done"
+    local inputs=("${mini_pretrain_epochs}")
+    if [ "${mini_pretrain_epochs}" -gt 0 ]; then
+        need "${words}" "the pre-training of the mini upstream needs it"
+        inputs+=("$(checksum "${words}" data/.stage1/.done)")
+    fi
+    unfinished "${stamp}" "${inputs[@]}" || return 0
+    if [ "${mini_pretrain_epochs}" -gt 0 ]; then
+        random=${stamp}/random.pt
+    fi
+    ${python} -m espnet_hjprune.bin.random_upstream --family "${make_upstream%_*}" \
+        --size "${make_upstream##*_}" --output "${random}"
+    if [ "${mini_pretrain_epochs}" -gt 0 ]; then
+        ${python} -m espnet_hjprune.bin.pretrain_upstream --checkpoint "${random}" \
+            --data_dir "$(dirname "${words}")" --epochs "${mini_pretrain_epochs}" \
+            --output "${upstream_ckpt}"
+    fi
+    finish "${stamp}"
 }
 
 stage_2() {
@@ -615,6 +648,7 @@ stage_7() {
         --model "unpruned=${finetune_exp}" \
         --model "auto=${compact_exp}" \
         --decode_tag "${decode_tag}" --test_sets ${test_sets} --metric "${metric}" \
+        --data_dir "${raw_dir}" \
         --title "$(basename "$(dirname "${PWD}")"): HJ-Pruning of ${upstream_tag}"
     log "The results are ${compact_exp}/RESULTS.md, figures are in ${prune_exp}/images"
 }

@@ -51,6 +51,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--decode_tag", required=True, help="directory of the decoded sets in EXP")
     parser.add_argument("--test_sets", required=True, nargs="+", help="names of the decoded sets")
     parser.add_argument("--metric", choices=list(METRICS), default="wer", help="for the table")
+    parser.add_argument(
+        "--data_dir", type=Path, help="has SET/text with the true labels; for --metric accuracy"
+    )
     parser.add_argument("--title", default="RESULTS", help="headline of RESULTS.md")
     return parser
 
@@ -80,6 +83,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--prune_exp do not fit: give the unpruned model first, then one --model, one "
             "--summary and one --prune_exp for each compact model"
         )
+    references = {}
+    if args.metric == "accuracy":
+        if args.data_dir is None:
+            raise HJPruneError("--metric accuracy needs --data_dir with the true labels")
+        references = {test_set: args.data_dir / test_set / "text" for test_set in test_sets}
     summaries = [read_summary(path) for path in args.summary]
     named = [_name_and_exp(model) for model in args.model]
     named[1:] = [
@@ -88,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     sizes = [(summaries[0], "dense"), *((summary, "actual") for summary in summaries)]
     models = [
-        read_model(name, exp_dir, args.decode_tag, test_sets, summary, size)
+        read_model(name, exp_dir, args.decode_tag, test_sets, summary, size, references)
         for (name, exp_dir), (summary, size) in zip(named, sizes, strict=True)
     ]
     metric = METRICS[args.metric]
@@ -108,6 +116,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         except HJPruneError as error:
             # The scores do not depend on the training log, which a user may have removed.
             logging.warning("no figure of the pruning: %s", error)
+    for model in models:
+        for test_set, confusion in model.confusions.items():
+            path = model.exp_dir / "images" / f"confusion_{test_set}.png"
+            title = f"{model.name}: {test_set}"
+            figures.plot_confusion(confusion, title, path)
+            images.append(Image(f"Confusion of {model.name} on {test_set}", path))
     points = [
         (m.name, m.macs_removed, {s: metric.value(c) for s, c in m.scores["wer"].items()})
         for m in models

@@ -95,14 +95,17 @@ def speaker_table(utt2spk: Mapping[str, str]) -> dict[str, str]:
 
 
 def write_data_dir(
-    target: str | Path, utterances: Iterable[Utterance], genders: Mapping[str, str]
+    target: str | Path,
+    utterances: Iterable[Utterance],
+    genders: Mapping[str, str] | None = None,
 ) -> int:
     """Write wav.scp, text, utt2spk, spk2utt and spk2gender; return the number of utterances.
 
     Args:
         target: The data directory; a former one is replaced as a whole.
         utterances: The utterances in any order.
-        genders: ``m`` or ``f`` of at least every speaker that occurs.
+        genders: ``m`` or ``f`` of at least every speaker that occurs; ``None`` for a corpus that
+            does not tell, which gets no spk2gender.
 
     Raises:
         HJPruneError: An utterance occurs twice, or a speaker's gender is unknown.
@@ -117,7 +120,7 @@ def write_data_dir(
         by_id[utterance.utt_id] = utterance
     utt2spk = {utt_id: utterance.speaker for utt_id, utterance in by_id.items()}
     speakers = set(utt2spk.values())
-    unknown = sorted(speakers - genders.keys())
+    unknown = [] if genders is None else sorted(speakers - genders.keys())
     if unknown:
         raise HJPruneError(f"the gender of speaker {unknown[0]} is unknown; add the speaker")
     with replaced_directory(target) as directory:
@@ -125,7 +128,10 @@ def write_data_dir(
         write_table(directory / "text", {key: value.text for key, value in by_id.items()})
         write_table(directory / "utt2spk", utt2spk)
         write_table(directory / "spk2utt", speaker_table(utt2spk))
-        write_table(directory / "spk2gender", {speaker: genders[speaker] for speaker in speakers})
+        if genders is not None:
+            write_table(
+                directory / "spk2gender", {speaker: genders[speaker] for speaker in speakers}
+            )
     return len(by_id)
 
 

@@ -1,41 +1,81 @@
-"""Archives from the web: resumable download, checksum, and unpacking in one piece."""
+"""Files from the web: resumable download, checksums, and unpacking of archives."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
+import json
 import logging
 import shutil
 import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe.librispeech import BASE_URL, PARTS, Part
+from espnet_hjprune.progress import progress_bar
 
 BLOCK = 1 << 20
 TIMEOUT = 60.0
 ATTEMPTS = 5
 
 
-def md5_sum(path: Path) -> str:
-    """The MD5 sum of a file, in hexadecimal."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file, _progress(path.stat().st_size, 0, f"md5 {path.name}") as bar:
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on the web.
+
+    Attributes:
+        url: Where it is.
+        bytes: Its size.
+        checksum: ``md5:`` and its MD5 sum, or ``git:`` and the SHA-1 of the git blob it is.
+    """
+
+    url: str
+    bytes: int
+    checksum: str
+
+
+def has_checksum(path: Path, checksum: str) -> bool:
+    """Whether a file has a checksum of the forms that :class:`RemoteFile` takes."""
+    kind, _, expected = checksum.partition(":")
+    size = path.stat().st_size
+    if kind == "git":
+        digest = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    else:
+        digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file, _progress(size, 0, f"checksum {path.name}") as bar:
         while block := file.read(BLOCK):
             digest.update(block)
             bar.update(len(block))
-    return digest.hexdigest()
+    return digest.hexdigest() == expected
 
 
 def _progress(total: int, start: int, description: str) -> tqdm:
     """A progress bar that counts bytes."""
-    return tqdm(total=total, initial=start, desc=description, unit="B", unit_scale=True)
+    return progress_bar(total=total, initial=start, desc=description, unit="B", unit_scale=True)
+
+
+def fetch_json(url: str) -> Any:
+    """Download a small JSON document.
+
+    Raises:
+        HJPruneError: The server does not give it, or it is no JSON.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+            return json.load(response)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise HJPruneError(
+            f"{url} cannot be read ({error}); run the stage again, or get the corpus yourself and "
+            "name its directory in db.sh"
+        ) from None
 
 
 def _transfer(url: str, partial: Path, size: int) -> None:
@@ -60,23 +100,20 @@ def _transfer(url: str, partial: Path, size: int) -> None:
         raise ConnectionError(f"only {partial.stat().st_size} of {size} bytes came")
 
 
-def fetch(url: str, target: Path, size: int, md5: str) -> None:
-    """Download ``url`` to ``target``, going on where an earlier try stopped.
+def fetch(remote: RemoteFile, target: Path) -> None:
+    """Download a file to ``target``, going on where an earlier try stopped.
 
-    Args:
-        url: Where the file is.
-        target: Where it goes; it gets this name only after its checksum was right.
-        size: Its size in bytes.
-        md5: Its MD5 sum.
+    The file gets its name only after its checksum was right.
 
     Raises:
         HJPruneError: The server does not give the file, it is not the expected one, or the disk is
             too small.
     """
+    url, size = remote.url, remote.bytes
     if target.exists():
-        if target.stat().st_size == size and md5_sum(target) == md5:
+        if target.stat().st_size == size and has_checksum(target, remote.checksum):
             return
-        raise HJPruneError(f"{target} is not the file of {url} (MD5 {md5}); remove it")
+        raise HJPruneError(f"{target} is not the file of {url} ({remote.checksum}); remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.part")
     for attempt in range(1, ATTEMPTS + 1):
@@ -85,8 +122,8 @@ def fetch(url: str, target: Path, size: int, md5: str) -> None:
             break
         if shutil.disk_usage(target.parent).free < size - have:
             raise HJPruneError(
-                f"{target.parent} has not the {size / 1e9:.1f} GB that {url} needs; make room or "
-                "set LIBRISPEECH in db.sh to another disk"
+                f"{target.parent} has not the {size / 1e9:.1f} GB that {url} needs; make room, or "
+                "name a directory of another disk in db.sh"
             )
         try:
             _transfer(url, partial, size)
@@ -99,51 +136,30 @@ def fetch(url: str, target: Path, size: int, md5: str) -> None:
                 ) from None
             logging.warning("%s: %s; attempt %d of %d", url, error, attempt, ATTEMPTS)
             time.sleep(2 * attempt)
-    if md5_sum(partial) != md5:
+    if not has_checksum(partial, remote.checksum):
         partial.unlink()
-        raise HJPruneError(f"what came from {url} has not the MD5 sum {md5}; run the stage again")
+        raise HJPruneError(
+            f"what came from {url} has not the checksum {remote.checksum}; run the stage again"
+        )
     partial.replace(target)
 
 
-def _unpack(archive: Path, part: str, directory: Path) -> None:
-    """Unpack ``LibriSpeech/<part>`` and the text files beside it into ``directory``."""
-    temporary = directory / f".{part}.tmp"
+@contextlib.contextmanager
+def unpacked(archive: Path) -> Iterator[Path]:
+    """Give a temporary directory beside ``archive`` with its content, to be moved elsewhere.
+
+    Raises:
+        HJPruneError: The archive cannot be unpacked, or lacks what the caller moves.
+    """
+    temporary = archive.with_name(f".{archive.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         logging.info("unpacking %s", archive)
         with tarfile.open(archive) as tar:
             tar.extractall(temporary, filter="data")
-        corpus = directory / "LibriSpeech"
-        corpus.mkdir(exist_ok=True)
-        for path in (temporary / "LibriSpeech").glob("*.TXT"):
-            path.replace(corpus / path.name)
-        # Last, because a part that is there counts as complete.
-        (temporary / "LibriSpeech" / part).rename(corpus / part)
+        yield temporary
     except (tarfile.TarError, OSError, EOFError) as error:
         raise HJPruneError(f"{archive} cannot be unpacked: {error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def download_librispeech(
-    directory: Path,
-    parts: Sequence[str] = tuple(PARTS),
-    base_url: str = BASE_URL,
-    catalogue: dict[str, Part] = PARTS,
-) -> None:
-    """Complete ``directory/LibriSpeech``: parts that are there already stay as they are.
-
-    Archives stay in ``directory``; one that is there already is used.
-
-    Raises:
-        HJPruneError: See :func:`fetch`.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    for part in parts:
-        if (directory / "LibriSpeech" / part).is_dir():
-            logging.info("%s is there already", directory / "LibriSpeech" / part)
-            continue
-        archive = directory / f"{part}.tar.gz"
-        fetch(f"{base_url}/{archive.name}", archive, catalogue[part].bytes, catalogue[part].md5)
-        _unpack(archive, part, directory)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.recipe import audio
 from espnet_hjprune.recipe.datadir import (
     read_table,
@@ -198,7 +197,7 @@ def format_data(source: Path, output: Path, target: AudioFormat, nj: int = 4) ->
         results: dict[str, Result] = {}
         with (
             ProcessPoolExecutor(nj) as pool,
-            tqdm(total=len(items), desc=f"format {source.name}", unit="utt") as progress,
+            progress_bar(total=len(items), desc=f"format {source.name}", unit="utt") as progress,
         ):
             converted = pool.map(convert, enumerate(chunks, 1))
             for chunk, chunk_results in zip(chunks, converted, strict=True):

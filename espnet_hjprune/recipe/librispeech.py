@@ -19,6 +19,7 @@ from espnet_hjprune.recipe.datadir import (
     write_data_dir,
     write_text,
 )
+from espnet_hjprune.recipe.download import RemoteFile, fetch, unpacked
 
 BASE_URL = "https://www.openslr.org/resources/12"
 
@@ -39,6 +40,36 @@ PARTS = {
     "test-clean": Part(346663984, "32fa31d27d2e1cad72775fee3f4849a9", 2620),
     "test-other": Part(328757843, "fb5a50374b501bb3bac4815ee91d3135", 2939),
 }
+
+
+def download(
+    directory: Path,
+    parts: Sequence[str] = tuple(PARTS),
+    base_url: str = BASE_URL,
+    catalogue: Mapping[str, Part] = PARTS,
+) -> None:
+    """Complete ``directory/LibriSpeech``: parts that are there already stay as they are.
+
+    Archives stay in ``directory``; one that is there already is used.
+
+    Raises:
+        HJPruneError: See :func:`~espnet_hjprune.recipe.download.fetch`.
+    """
+    corpus = directory / "LibriSpeech"
+    for part in parts:
+        if (corpus / part).is_dir():
+            logging.info("%s is there already", corpus / part)
+            continue
+        archive = directory / f"{part}.tar.gz"
+        published = catalogue[part]
+        url = f"{base_url}/{archive.name}"
+        fetch(RemoteFile(url, published.bytes, f"md5:{published.md5}"), archive)
+        with unpacked(archive) as content:
+            corpus.mkdir(exist_ok=True)
+            for path in (content / "LibriSpeech").glob("*.TXT"):
+                path.replace(corpus / path.name)
+            # Last, because a part that is there counts as complete.
+            (content / "LibriSpeech" / part).rename(corpus / part)
 
 
 def data_name(part: str) -> str:

@@ -7,16 +7,14 @@ are harder: odd speeds and pitches, and noise.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from random import Random
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe.datadir import replaced_directory, write_text
 from espnet_hjprune.recipe.grammar import COMMANDS, Grammar
 from espnet_hjprune.recipe.librispeech import (
     PARTS,
@@ -25,9 +23,9 @@ from espnet_hjprune.recipe.librispeech import (
     write_readers,
     write_transcripts,
 )
+from espnet_hjprune.recipe.mini import RATE, is_made, new_corpus
 from espnet_hjprune.recipe.synthesis import EspeakVoice, Recording, espeak_names, record_all
 
-RATE = 16000
 READERS = {
     "train-clean-100": 60,
     "dev-clean": 6,
@@ -36,7 +34,6 @@ READERS = {
     "test-other": 10,
 }
 FIRST_READER = 1001
-DESCRIPTION = "mini.json"
 
 
 @dataclass(frozen=True)
@@ -103,16 +100,11 @@ def make_corpus(target: Path, config: MiniConfig, nj: int = 2, grammar: Grammar 
             directory holds another corpus.
     """
     corpus = target / "LibriSpeech"
-    description = json.dumps(asdict(config), indent=2, sort_keys=True) + "\n"
-    stamp = corpus / DESCRIPTION
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == description:
-        logging.info("%s is there already", corpus)
+    if is_made(corpus, config):
         return False
-    if corpus.exists() and not stamp.exists():
-        raise HJPruneError(f"{corpus} is no synthetic corpus; give another --output_dir")
     plan = _plan(config, grammar)
     noise = Random(config.seed)
-    with replaced_directory(corpus) as directory:
+    with new_corpus(corpus, config) as directory:
         recordings = [
             Recording(
                 audio_path(directory, part, utt_id), text.lower(), voice, _snr_db(part, noise)
@@ -135,7 +127,6 @@ def make_corpus(target: Path, config: MiniConfig, nj: int = 2, grammar: Grammar 
                 for reader in voices
             ]
         write_readers(directory / "SPEAKERS.TXT", readers)
-        write_text(directory / DESCRIPTION, description)
     total = sum(reader.minutes for reader in readers)
     logging.info("%s: %d utterances, %.1f minutes", corpus, len(recordings), total)
     return True

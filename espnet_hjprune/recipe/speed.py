@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.recipe import audio
 from espnet_hjprune.recipe.datadir import read_table, replaced_directory, speaker_table, write_table
 
@@ -75,7 +75,7 @@ def perturb_speed(source: Path, output: Path, factors: Sequence[float], nj: int 
             done = pool.map(
                 partial(_perturb, factor=factor, directory=copies), wav_scp.items(), chunksize=16
             )
-            progress = tqdm(done, total=len(wav_scp), desc=f"speed {factor:g}", unit="utt")
+            progress = progress_bar(done, total=len(wav_scp), desc=f"speed {factor:g}", unit="utt")
             for utt_id, usable in zip(wav_scp, progress, strict=True):
                 if usable:
                     final = output / "wav" / f"sp{factor:g}" / f"{utt_id}.flac"

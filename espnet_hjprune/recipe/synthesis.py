@@ -21,9 +21,9 @@ from zlib import crc32
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.recipe import audio
 
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland")
@@ -181,5 +181,5 @@ def record_all(
     """
     with ProcessPoolExecutor(nj) as pool:
         lengths = pool.map(partial(_record, rate=rate, seed=seed), recordings, chunksize=8)
-        progress = tqdm(lengths, total=len(recordings), desc="synthesis", unit="utt")
+        progress = progress_bar(lengths, total=len(recordings), desc="synthesis", unit="utt")
         return list(progress)

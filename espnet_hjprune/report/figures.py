@@ -1,16 +1,18 @@
-"""Figures of a pruned model: its architecture, its pruning over time, and cost against quality."""
+"""Figures of a pruned model: architecture, pruning over time, cost against quality, confusion."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from espnet_hjprune.errors import HJPruneError
@@ -19,6 +21,8 @@ from espnet_hjprune.report.training_log import TrainingLog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from espnet_hjprune.report.confusion import Confusion
 
 _INK = "#1f2933"
 _MUTED = "#66717d"
@@ -288,5 +292,64 @@ def plot_tradeoff(
             )
         axes.set_title(f"{metric} (%)", pad=10)
         axes.set_xlabel("MACs removed (%)")
+        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+        return _save(figure, path)
+
+
+def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
+    """Draw a confusion matrix: true labels down, predicted labels across, shares by row.
+
+    A cell's colour is its share of the row's utterances: blue on the diagonal, orange elsewhere,
+    so that a rare mistake is as easy to see as it is to miss in one colour. Shares are printed in
+    percent. Labels of one scenario (what is before the first underscore) stand together.
+
+    Args:
+        confusion: The counts.
+        title: The headline.
+        path: The PNG file to write.
+    """
+    labels = confusion.labels
+    size = len(labels)
+    rows = {
+        true: sum(count for (expected, _), count in confusion.counts.items() if expected == true)
+        for true in labels
+    }
+    cell = 0.24 if size > 24 else 0.34
+    longest = max(map(len, labels)) * 0.066
+    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+        figure = _new_figure(
+            max(size * cell + longest + 0.7, 6.0), max(size * cell + longest + 1.2, 3.6)
+        )
+        axes = figure.subplots()
+        scales = {True: colormaps["Blues"], False: colormaps["Oranges"]}
+        for (true, predicted), count in confusion.counts.items():
+            x, y = labels.index(predicted), labels.index(true)
+            share = count / rows[true]
+            # Pale ends of the colour scales are left out: any mistake must be seen.
+            colour = scales[true == predicted](0.25 + 0.65 * share)
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, linewidth=0))
+            axes.annotate(
+                f"{100 * share:.0f}" if share >= 0.01 else "<1",
+                (x, y),
+                ha="center",
+                va="center",
+                fontsize=6 if size > 24 else 7.5,
+                color="white" if share > 0.5 else _INK,
+            )
+        for before, after in pairwise(range(size)):
+            same = labels[before].split("_")[0] == labels[after].split("_")[0]
+            line = {"color": "#eef1f4" if same else _OUTLINE, "lw": 0.6, "zorder": 0.5}
+            axes.axhline(before + 0.5, **line)
+            axes.axvline(before + 0.5, **line)
+        axes.set_xlim(-0.5, size - 0.5)
+        axes.set_ylim(size - 0.5, -0.5)
+        axes.set_aspect("equal")
+        axes.spines[["top", "right"]].set_visible(True)
+        axes.set_xticks(range(size), labels, rotation=90, fontsize=7.5)
+        axes.set_yticks(range(size), [f"{label}  {rows[label]}" for label in labels], fontsize=7.5)
+        axes.tick_params(length=0, labelcolor=_INK)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true, with the number of utterances")
+        axes.set_title("share of a row's utterances (%)")
         figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
         return _save(figure, path)

@@ -11,10 +11,10 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from espnet_hjprune.progress import LINE_SECONDS
 from espnet_hjprune.report.training_log import TrainingLog
 
 POLL_SECONDS = 0.5
-LINE_SECONDS = 20.0
 # What is shown of the training statistics, if it is there.
 SHOWN = ("loss_ctc", "loss", "acc", "cer_ctc", "sparsity", "target_sparsity")
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.report.confusion import (
+    Confusion,
+    classification_table,
+    confused_table,
+    read_confusion,
+)
 from espnet_hjprune.report.decoding_log import DecodingTime, read_decoding_time
 from espnet_hjprune.report.scoring import SCORE_TYPES, ErrorCounts, parse_result
 
@@ -47,6 +53,7 @@ class Model:
     """A decoded model: its scores by type and set, its cost, and its decoding time.
 
     ``macs`` and ``params`` are those of the speech encoder, without the task's head.
+    ``confusions`` by set is empty unless the task is classification.
     """
 
     name: str
@@ -57,6 +64,7 @@ class Model:
     macs_removed: float
     scores: dict[str, dict[str, ErrorCounts]]
     decoding: DecodingTime
+    confusions: dict[str, Confusion]
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,7 @@ def read_model(
     test_sets: Sequence[str],
     summary: dict[str, Any],
     size: str,
+    references: Mapping[str, Path] | None = None,
 ) -> Model:
     """Collect what stage 7 left of one model.
 
@@ -120,9 +129,11 @@ def read_model(
         test_sets: The decoded sets; each must have word errors, the rest is optional.
         summary: The compaction's summary.
         size: The entry of the summary with this model's size, ``dense`` or ``actual``.
+        references: For classification, the true labels of every set, ``utterance label`` lines.
 
     Raises:
-        HJPruneError: A set has no word errors.
+        HJPruneError: A set has no word errors, or sclite's count of wrong labels is not the one
+            that comes from comparing label by label.
     """
     exp_dir = Path(exp_dir)
     decoded = exp_dir / decode_tag
@@ -136,7 +147,24 @@ def read_model(
         decoding += read_decoding_time(decoded / test_set)
     macs, params = (float(summary[size][key]) for key in ("macs", "params"))
     removed = 1.0 - macs / float(summary["dense"]["macs"])
-    return Model(name, exp_dir, decode_tag, macs, params, removed, scores, decoding)
+    confusions = {
+        test_set: _recount(reference, decoded / test_set, scores["wer"][test_set])
+        for test_set, reference in (references or {}).items()
+    }
+    return Model(name, exp_dir, decode_tag, macs, params, removed, scores, decoding, confusions)
+
+
+def _recount(reference: Path, decoded: Path, counts: ErrorCounts) -> Confusion:
+    """Compare labels one by one and make sure that sclite counted the same."""
+    confusion = read_confusion(reference, decoded / "text")
+    wrong = confusion.total - confusion.correct
+    if (counts.sentences, counts.errors) != (confusion.total, wrong):
+        raise HJPruneError(
+            f"sclite counts {counts.errors} errors in {counts.sentences} utterances of {decoded}, "
+            f"but {wrong} of {confusion.total} labels in {decoded / 'text'} are wrong; remove "
+            f"{decoded / '.done'} and rerun stage 7"
+        )
+    return confusion
 
 
 def environment() -> list[tuple[str, str]]:
@@ -250,6 +278,13 @@ def render(
         for score_type, scores in model.scores.items():
             parts.append(f"### {score_type.upper()}\n")
             parts.append(markdown_table(error_table(scores, model.decode_tag)))
+        if model.confusions:
+            parts.append("### Labels\n")
+            parts.append(markdown_table(classification_table(model.confusions)))
+        for test_set, confusion in model.confusions.items():
+            if confusion.most_confused():
+                parts.append(f"Most confused pairs of labels in {test_set}:\n")
+                parts.append(markdown_table(confused_table(confusion)))
     parts.append("## Cost and quality\n")
     parts.append(markdown_table(table))
     parts.append("MACs and parameters are those of the speech encoder, without the task's head.\n")

@@ -111,6 +111,45 @@ def fairseq_from_config(config: EncoderConfig) -> tuple[dict[str, Any], dict[str
     return model_cfg, {"normalize": config.normalize_input, "sample_rate": 16000}
 
 
+def weight_names(config: EncoderConfig) -> dict[str, tuple[str, ...]]:
+    """Our names of a dense encoder's weights with fairseq's.
+
+    Several names mean that ours is theirs joined along the first axis. The projection, which not
+    every model has, is left out.
+    """
+    names: dict[str, tuple[str, ...]] = {}
+
+    def pair(ours: str, *theirs: str) -> None:
+        for part in ("weight", "bias"):
+            names[f"{ours}.{part}"] = tuple(f"{name}.{part}" for name in theirs)
+
+    for index in range(len(config.conv_layers)):
+        ours, theirs = f"feature_extractor.layers.{index}", f"feature_extractor.conv_layers.{index}"
+        names[f"{ours}.conv.weight"] = (f"{theirs}.0.weight",)
+        if config.conv_bias:
+            names[f"{ours}.conv.bias"] = (f"{theirs}.0.bias",)
+        if config.extractor_norm == "layer":
+            pair(f"{ours}.norm", f"{theirs}.2.1")
+        elif index == 0:
+            pair(f"{ours}.norm", f"{theirs}.2")
+    pair("projection_norm", "layer_norm")
+    names["mask_embedding"] = ("mask_emb",)
+    for part in ("weight_g", "weight_v", "bias"):
+        names[f"positional.{part}"] = (f"encoder.pos_conv.0.{part}",)
+    pair("transformer.norm", "encoder.layer_norm")
+    for index in range(len(config.heads)):
+        ours, theirs = f"transformer.layers.{index}", f"encoder.layers.{index}"
+        attention = f"{theirs}.self_attn"
+        projections = [f"{attention}.{name}_proj" for name in ("q", "k", "v")]
+        pair(f"{ours}.attention.qkv", *projections)
+        pair(f"{ours}.attention.out", f"{attention}.out_proj")
+        pair(f"{ours}.attention_norm", f"{attention}_layer_norm")
+        pair(f"{ours}.ffn.fc1", f"{theirs}.fc1")
+        pair(f"{ours}.ffn.fc2", f"{theirs}.fc2")
+        pair(f"{ours}.ffn_norm", f"{theirs}.final_layer_norm")
+    return names
+
+
 def convert_weights(
     weights: Mapping[str, torch.Tensor], config: EncoderConfig
 ) -> dict[str, torch.Tensor]:
@@ -123,46 +162,27 @@ def convert_weights(
         HJPruneError: a weight is missing.
     """
     state: dict[str, torch.Tensor] = {}
-
-    def copy(ours: str, theirs: str) -> None:
-        if theirs not in weights:
-            raise HJPruneError(f"the upstream checkpoint lacks the weight {theirs}")
-        state[ours] = weights[theirs].detach().clone()
-
-    def copy_pair(ours: str, theirs: str) -> None:
-        copy(f"{ours}.weight", f"{theirs}.weight")
-        copy(f"{ours}.bias", f"{theirs}.bias")
-
-    for index in range(len(config.conv_layers)):
-        ours, theirs = f"feature_extractor.layers.{index}", f"feature_extractor.conv_layers.{index}"
-        copy(f"{ours}.conv.weight", f"{theirs}.0.weight")
-        if config.conv_bias:
-            copy(f"{ours}.conv.bias", f"{theirs}.0.bias")
-        if config.extractor_norm == "layer":
-            copy_pair(f"{ours}.norm", f"{theirs}.2.1")
-        elif index == 0:
-            copy_pair(f"{ours}.norm", f"{theirs}.2")
-    copy_pair("projection_norm", "layer_norm")
+    for ours, theirs in weight_names(config).items():
+        missing = [name for name in theirs if name not in weights]
+        if missing:
+            raise HJPruneError(f"the upstream checkpoint lacks the weight {missing[0]}")
+        state[ours] = torch.cat([weights[name].detach() for name in theirs]).clone()
     if "post_extract_proj.weight" in weights:
-        copy_pair("projection", "post_extract_proj")
+        for part in ("weight", "bias"):
+            state[f"projection.{part}"] = weights[f"post_extract_proj.{part}"].detach().clone()
     else:
         state["projection.weight"] = torch.eye(config.hidden_size)
         state["projection.bias"] = torch.zeros(config.hidden_size)
-    copy("mask_embedding", "mask_emb")
-    for name in ("weight_g", "weight_v", "bias"):
-        copy(f"positional.{name}", f"encoder.pos_conv.0.{name}")
-    copy_pair("transformer.norm", "encoder.layer_norm")
-    for index in range(len(config.heads)):
-        ours, theirs = f"transformer.layers.{index}", f"encoder.layers.{index}"
-        for part in ("weight", "bias"):
-            for name in ("q_proj", "k_proj", "v_proj"):
-                copy(f"{ours}.{name}.{part}", f"{theirs}.self_attn.{name}.{part}")
-            state[f"{ours}.attention.qkv.{part}"] = torch.cat(
-                [state.pop(f"{ours}.{name}.{part}") for name in ("q_proj", "k_proj", "v_proj")]
-            )
-        copy_pair(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj")
-        copy_pair(f"{ours}.attention_norm", f"{theirs}.self_attn_layer_norm")
-        copy_pair(f"{ours}.ffn.fc1", f"{theirs}.fc1")
-        copy_pair(f"{ours}.ffn.fc2", f"{theirs}.fc2")
-        copy_pair(f"{ours}.ffn_norm", f"{theirs}.final_layer_norm")
     return state
+
+
+def fairseq_weights(
+    state: Mapping[str, torch.Tensor], config: EncoderConfig
+) -> dict[str, torch.Tensor]:
+    """Split and rename the state of a dense encoder; the reverse of :func:`convert_weights`."""
+    weights = {
+        f"post_extract_proj.{part}": state[f"projection.{part}"] for part in ("weight", "bias")
+    }
+    for ours, theirs in weight_names(config).items():
+        weights |= zip(theirs, state[ours].chunk(len(theirs)), strict=True)
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}

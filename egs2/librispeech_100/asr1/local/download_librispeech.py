@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.recipe.download import download_librispeech
-from espnet_hjprune.recipe.librispeech import BASE_URL, PARTS
+from espnet_hjprune.recipe.librispeech import BASE_URL, PARTS, download
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--base_url", default=BASE_URL, help="OpenSLR or a mirror of it")
     args = parser.parse_args(argv)
-    download_librispeech(args.output_dir, args.parts, args.base_url)
+    download(args.output_dir, args.parts, args.base_url)
 
 
 if __name__ == "__main__":
