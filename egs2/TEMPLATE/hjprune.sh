@@ -406,8 +406,10 @@ decode() {
         cmd=${cuda_cmd}
     fi
     log "Decoding ${set} with ${exp}: the logs are ${logdir}/decode.*.log"
+    # One thread a job: the jobs run side by side, and would fight for the cores.
     # shellcheck disable=SC2086 # commands and options that the user gives as words
     start_job "${dir}" ${cmd} --gpu "${gpus}" JOB=1:"${jobs}" "${logdir}/decode.JOB.log" \
+        env OMP_NUM_THREADS=1 \
         ${python} -m espnet_hjprune.bin.run -m "espnet2.bin.${task}_inference" \
         --batch_size 1 --ngpu "${gpus}" \
         --data_path_and_name_and_type "${data}/wav.scp,speech,${audio_type}" \

@@ -139,7 +139,8 @@ def _present(
         )
         if len(missing) > max_missing * len(recordings):
             raise HJPruneError(
-                f"{counted}; complete the audio, or raise --max_missing ({max_missing:g})"
+                f"{counted}; complete the audio, or raise the share {max_missing:g} of these that "
+                'may be missing by --local_data_opts "--max_missing SHARE"'
             )
         logging.warning("%s; they are left out", counted)
     return [recording for recording in recordings if recording.file in files]

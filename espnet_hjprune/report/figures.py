@@ -208,7 +208,7 @@ def plot_pruning(log: TrainingLog, title: str, path: str | Path) -> Path:
             "wer": "WER",
             "cer": "CER",
             "cer_ctc": "CER (greedy CTC)",
-            "acc": "token accuracy",
+            "acc": "accuracy",
         }
         for name, colour in zip(valid, _COLOURS, strict=False):
             x, y = log.epoch_series("valid", name)
