@@ -8,12 +8,13 @@ SHELL_SCRIPTS = .ci/run $(shell find . \
 	\( -path ./tools/venv -o -path ./tools/src -o -path ./.git -o -name downloads -o -name exp \) \
 	-prune -o -type f -name '*.sh' -print)
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test test-newer-torch lint clean
 
 help:
 	@echo "make setup  install everything into tools/venv (needs network the first time)"
 	@echo "make demo   prune a small model on a synthetic corpus; DEMO_OPTS='--ngpu 1' adds options"
 	@echo "make test   check the style and run the tests; PYTEST_OPTS='-k tokens' adds options"
+	@echo "make test-newer-torch  compare upstreams under a newer torch (3 GB more to install)"
 	@echo "make lint   check the style only"
 	@echo "make clean  remove the environment and what the demo made"
 
@@ -30,6 +31,9 @@ lint: setup
 
 test: lint
 	$(BIN)/python3 -m pytest $(PYTEST_OPTS)
+
+test-newer-torch: setup
+	tools/newer_torch.sh
 
 clean:
 	rm -rf tools/venv tools/src tools/setup.done

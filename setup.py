@@ -17,9 +17,8 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "espnet>=202511",
-        # s3prl 0.4.18 does not import with torchaudio 2.9.
-        "torch>=2.8,<2.9",
-        "torchaudio>=2.8,<2.9",
+        "torch>=2.8",
+        "torchaudio>=2.8",
         "s3prl>=0.4.18",
         "sentencepiece",
         "kaldiio",

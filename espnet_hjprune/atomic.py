@@ -1,8 +1,9 @@
-"""Files that are either old, or new and complete."""
+"""Files and directories that are either old, or new and complete."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,3 +19,25 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_directory(target: str | Path) -> Iterator[Path]:
+    """Give an empty directory to fill; it takes the place of ``target`` when all went well.
+
+    After an error nothing of it is left and ``target`` is as it was. What a killed run leaves
+    behind is removed by the next one.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.rename(target)

@@ -1,8 +1,16 @@
 """Small encoders and random gates that several tests share."""
 
+from dataclasses import replace
+
 import torch
 
-from espnet_hjprune.nn import ConvLayerConfig, EncoderConfig, PositionalConfig, SpeechEncoder
+from espnet_hjprune.nn import (
+    ConvLayerConfig,
+    EncoderConfig,
+    PositionalConfig,
+    RelativeBiasConfig,
+    SpeechEncoder,
+)
 from espnet_hjprune.pruning import Pruner, PruningConfig
 
 
@@ -24,6 +32,37 @@ def small_config(style: str = "base", hubert: bool = False, hidden: int = 64) ->
         normalize_input=large,
         length_rule="chunk" if hubert else "conv",
     )
+
+
+def family_config(family: str, style: str = "base") -> EncoderConfig:
+    """A small model with what is special about a family."""
+    chunk = family in ("hubert", "wavlm", "ungated", "unispeech_sat")
+    config = small_config(style, family in ("hubert", "hf_hubert"))
+    config = replace(config, length_rule="chunk" if chunk else "conv")
+    if family in ("wavlm", "hf_wavlm", "ungated"):
+        # So few buckets that all of them occur.
+        relative = RelativeBiasConfig(32, 40, 4, 16, gated=family != "ungated")
+        return replace(config, relative=relative)
+    if family == "data2vec":
+        positional = PositionalConfig(5, [16] * 4, weight_norm=False, depth=3)
+        return replace(config, positional=positional, extractor_norm="layer")
+    if family == "distiller":
+        return replace(config, projection_norm=False, normalize_input=False, conv_bias=False)
+    return config
+
+
+FAMILIES = [
+    "wav2vec2",
+    "hubert",
+    "wavlm",
+    "ungated",
+    "unispeech_sat",
+    "data2vec",
+    "distiller",
+    "hf_wav2vec2",
+    "hf_hubert",
+    "hf_wavlm",
+]
 
 
 def random_encoder(config: EncoderConfig, seed: int = 0) -> SpeechEncoder:

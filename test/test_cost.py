@@ -2,12 +2,13 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import random_encoder, random_pruner, small_config
+from models import FAMILIES, family_config, random_encoder, random_pruner
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,15 +39,16 @@ def counted_by_us(config, kind, samples):
     return encoder_cost(config, config_counts(config), kind, samples)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     style=st.sampled_from(["base", "large"]),
+    family=st.sampled_from(FAMILIES),
     seed=st.integers(0, 1000),
     target=st.floats(0.05, 0.9),
     samples=st.integers(400, 20000),
 )
-def test_compact_macs_and_parameters_are_exact(style, seed, target, samples):
-    encoder = random_encoder(small_config(style))
+def test_compact_macs_and_parameters_are_exact(style, family, seed, target, samples):
+    encoder = random_encoder(family_config(family, style))
     pruner = random_pruner(encoder.config, seed, target_sparsity=target)
     compact, _ = compact_encoder(encoder, pruner())
     assert counted_by_us(compact.config, "macs", samples) == counted_by_torch(compact, samples)
@@ -63,6 +65,16 @@ def test_profile_of_wav2vec2_base(capsys):
     assert sum(module["params"] for module in report["modules"]) == report["params"]
     profile.main(["--upstream", "wav2vec2_base"])
     assert "33.1%" in capsys.readouterr().out
+
+
+def test_the_readmes_table_is_what_profile_prints(capsys):
+    profile.main(["--table"])
+    table = capsys.readouterr().out
+    assert table in (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    profile.main(["--upstream", "wavlm_base_plus", "--json"])
+    base = json.loads(capsys.readouterr().out)
+    (row,) = [line for line in table.splitlines() if "`wavlm_base_plus`" in line]
+    assert f"| {base['macs'] / 1e9:.2f} | {base['params'] / 1e6:.2f} M |" in row
 
 
 def tiny_config() -> EncoderConfig:

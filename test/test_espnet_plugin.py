@@ -7,12 +7,17 @@ from argparse import Namespace
 import pytest
 import torch
 import yaml
-from models import padded_batch, small_config
+from models import family_config, padded_batch, small_config
 
 import espnet_hjprune
 from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.compaction import build_model, finetune_config, task_module
+from espnet_hjprune.espnet.compaction import (
+    build_model,
+    compact_model,
+    finetune_config,
+    task_module,
+)
 from espnet_hjprune.espnet.model import find_upstreams
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
@@ -294,6 +299,65 @@ def test_saved_configuration_builds_without_the_checkpoint(asr, checkpoint):
     again(**batch())
 
 
+STOCK = [
+    {},
+    {"layer": 1},
+    {"layer": 0},
+    {"multilayer_feature": True},
+    {"frontend_conf": {"tile_factor": 3}},
+    {"frontend_conf": {"normalize": True}, "multilayer_feature": True},
+]
+
+
+@pytest.mark.parametrize("changes", STOCK)
+@pytest.mark.parametrize("family", ["wav2vec2", "wavlm"])
+def test_options_mean_what_they_mean_to_espnets_s3prl_frontend(tmp_path, family, changes):
+    """Switching a recipe is changing one word: the same options give the same features."""
+    from espnet2.asr.frontend.s3prl import S3prlFrontend
+
+    from espnet_hjprune.espnet.frontend import HJPruneFrontend
+
+    path = tmp_path / "upstream.pt"
+    save_random_checkpoint(family_config(family), family, path, spread=0.2)
+    conf = {"upstream": f"{family}_local", "path_or_url": str(path)}
+    conf |= changes.get("frontend_conf", {})
+    options = {"fs": "16k", **changes}
+    theirs = S3prlFrontend(**{**options, "frontend_conf": dict(conf)}).eval()
+    ours = HJPruneFrontend(**{**options, "frontend_conf": dict(conf)}).eval()
+    if changes.get("multilayer_feature"):
+        weights = torch.randn(theirs.featurizer.weights.shape)
+        with torch.no_grad():
+            theirs.featurizer.weights.copy_(weights)
+            ours.core.layer_weights.copy_(weights)
+    speech, lengths = padded_batch([16000, 12345])
+    with torch.no_grad():
+        expected, _ = theirs(speech, lengths)
+        features, frames = ours(speech, lengths)
+    assert ours.output_size() == theirs.output_size() == expected.shape[-1]
+    for row, length in enumerate(frames.tolist()):
+        assert (features[row, :length] - expected[row, :length]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("changes", [*STOCK[1:2], *STOCK[3:]])
+@pytest.mark.parametrize("family", ["wavlm", "data2vec"])
+def test_compaction_with_several_layers(asr, tmp_path, family, changes):
+    checkpoint = tmp_path / "upstream.pt"
+    save_random_checkpoint(family_config(family), family, checkpoint, spread=0.2)
+    config = options(str(checkpoint))
+    conf = config["frontend_conf"]
+    conf["frontend_conf"]["upstream"] = f"{family}_local"
+    conf["frontend_conf"] |= changes.get("frontend_conf", {})
+    conf |= {key: value for key, value in changes.items() if key != "frontend_conf"}
+    model = build_model(asr, config).eval()
+    upstream = randomise_gates(model)
+    waves = [torch.randn(9000) * 0.1, torch.randn(7000) * 0.1]
+    compact = compact_model(asr, model, upstream, config, waves)
+    assert compact.summary["max_abs_diff"] <= 1e-5
+    again = build_model(asr, compact.config).eval()
+    again.load_state_dict(compact.state)
+    assert compact.config["frontend_conf"].get("layer", -1) == changes.get("layer", -1)
+
+
 def test_espnet_initialisation_leaves_the_upstream_alone(asr, checkpoint):
     plain = build_model(asr, options(checkpoint))
     initialised = build_model(asr, options(checkpoint, init="xavier_uniform"))
@@ -316,6 +380,7 @@ def test_espnet_initialisation_leaves_the_upstream_alone(asr, checkpoint):
         ({"masking": {"time_prob": 2}}, "masking.time_prob is 2"),
         ({"pruning": {"gate_lr": "fast"}}, "pruning.gate_lr is 'fast', which is no number"),
         ({"layer": 9}, "layer 9 does not exist"),
+        ({"frontend_conf": {"extra_conf": {"a": 1}}}, "remove extra_conf"),
         ({"layer": 1, "multilayer_feature": True}, "cannot be used together"),
     ],
 )

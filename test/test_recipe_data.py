@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from servers import serve
 
+from espnet_hjprune.atomic import replaced_directory
 from espnet_hjprune.bin import format_data as format_data_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.recipe import audio, datadir, librispeech, synthesis
@@ -91,11 +92,11 @@ def test_replaced_directory_keeps_the_old_one_after_an_error(tmp_path: Path) -> 
     target = tmp_path / "x"
     target.mkdir()
     (target / "old").touch()
-    with pytest.raises(RuntimeError), datadir.replaced_directory(target) as directory:
+    with pytest.raises(RuntimeError), replaced_directory(target) as directory:
         (directory / "new").touch()
         raise RuntimeError
     assert [path.name for path in tmp_path.rglob("*")] == ["x", "old"]
-    with datadir.replaced_directory(target) as directory:
+    with replaced_directory(target) as directory:
         (directory / "new").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["x", "new"]
 

@@ -29,45 +29,15 @@ die() {
     exit 1
 }
 
+. tools/uv.sh
+
 has_program() {
     command -v "$1" >/dev/null || { [ "$1" = sctk ] && command -v sclite >/dev/null; }
 }
 
-# Print a uv that works. One on PATH may be another program's wrapper that finds nothing.
-find_uv() {
-    local candidate
-    for candidate in uv tools/src/uv/bin/uv "${HOME}/.local/bin/uv"; do
-        if "${candidate}" --version >/dev/null 2>&1; then
-            echo "${candidate}"
-            return 0
-        fi
-    done
-    return 1
-}
-
-install_uv() {
-    log "installing uv into tools/src/uv"
-    rm -rf tools/src/uv
-    mkdir -p tools/src
-    # Debian's python3 may come without venv or without pip, so each way may fail.
-    if python3 -m venv tools/src/uv >/dev/null 2>&1 &&
-        tools/src/uv/bin/python -m pip install --quiet uv; then
-        return
-    fi
-    rm -rf tools/src/uv
-    if python3 -m pip install --quiet --target tools/src/uv uv; then
-        return
-    fi
-    if command -v pipx >/dev/null && pipx install uv; then
-        return
-    fi
-    die "uv cannot be installed; install it by hand ('pip install uv') and run this again"
-}
-
 install_python_packages() {
     local uv
-    uv=$(find_uv) || { install_uv && uv=$(find_uv); } ||
-        die "the uv that was installed does not run; install uv by hand and run this again"
+    uv=$(need_uv)
     # An interrupted installation may have left half a package, which uv would take for a whole.
     if [ -e "${unfinished}" ]; then
         rm -rf "${venv}"
@@ -117,7 +87,7 @@ install_system_packages() {
 
 # What the environment depends on; its path too, as scripts and the editable install hold it.
 fingerprint() {
-    { cat tools/requirements.txt setup.py tools/setup.sh && pwd; } | cksum
+    { cat tools/requirements.txt setup.py tools/setup.sh tools/uv.sh && pwd; } | cksum
 }
 
 if [ "$(cat "${stamp}" 2>/dev/null)" = "$(fingerprint)" ] && [ -x "${venv}/bin/python3" ]; then

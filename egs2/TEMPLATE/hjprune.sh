@@ -41,7 +41,7 @@ bpemode=unigram         # unigram or bpe
 
 # Upstream and pruning
 upstream=wav2vec2_base_960  # name of an s3prl upstream
-upstream_ckpt=          # its checkpoint, for names such as wav2vec2_local
+upstream_ckpt=          # its checkpoint, for names such as wav2vec2_local and hf_wavlm_custom
 upstream_tag=           # how the upstream is called in experiment names
 criterion=macs          # macs, size or sepsize
 target_sparsity=        # share to remove; "cnn=X transformer=Y" for sepsize; empty: as configured
@@ -109,7 +109,7 @@ check_options() {
         [[ ${unit} =~ ^(conv|head|ffn|hidden)$ ]] ||
             status=2 die "--units takes conv, head, ffn and hidden, not '${unit}'"
     done
-    if [ -n "${upstream_ckpt}" ] && [[ ${upstream_ckpt} != *://* ]] && [ -z "${make_upstream}" ]; then
+    if [ -z "${make_upstream}" ] && upstream_is_file; then
         [ -f "${upstream_ckpt}" ] || die "the upstream checkpoint ${upstream_ckpt} does not exist"
     fi
     for name in finetune_config prune_config compact_config inference_config; do
@@ -119,6 +119,11 @@ check_options() {
 
 need_config() {
     [ -f "${!1}" ] || die "the configuration ${!1} (--$1) does not exist"
+}
+
+# Whether upstream_ckpt names a file: no URL, and no directory or hub name of Hugging Face.
+upstream_is_file() {
+    [ -n "${upstream_ckpt}" ] && [[ ${upstream_ckpt} != *://* && ${upstream} != hf_* ]]
 }
 
 # Check the target and set target_args, the options of the training that state it.
@@ -486,8 +491,8 @@ make_mini_upstream() {
     ${python} -m espnet_hjprune.bin.random_upstream --family "${make_upstream%_*}" \
         --size "${make_upstream##*_}" --output "${random}"
     if [ "${mini_pretrain_epochs}" -gt 0 ]; then
-        ${python} -m espnet_hjprune.bin.pretrain_upstream --checkpoint "${random}" \
-            --data_dir "$(dirname "${words}")" --epochs "${mini_pretrain_epochs}" \
+        ${python} -m espnet_hjprune.bin.pretrain_upstream --upstream "${upstream}" \
+            --checkpoint "${random}" --data_dir "$(dirname "${words}")" --epochs "${mini_pretrain_epochs}" \
             --output "${upstream_ckpt}"
     fi
     finish "${stamp}"
@@ -563,10 +568,10 @@ need_stage_2() {
 stage_3() {
     need_stage_2
     local upstream_args=(--frontend_conf "frontend_conf.upstream=${upstream}")
+    if upstream_is_file; then
+        need "${upstream_ckpt}" "run stage 1 first"
+    fi
     if [ -n "${upstream_ckpt}" ]; then
-        if [[ ${upstream_ckpt} != *://* ]]; then
-            need "${upstream_ckpt}" "run stage 1 first"
-        fi
         upstream_args+=(--frontend_conf "frontend_conf.path_or_url=${upstream_ckpt}")
     fi
     # shellcheck disable=SC2206 # options that the user gives as words

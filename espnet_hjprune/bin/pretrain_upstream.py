@@ -1,4 +1,4 @@
-"""Train a small wav2vec2 checkpoint on transcripts, in place of self-supervised pre-training."""
+"""Train a small upstream checkpoint on transcripts, in place of self-supervised pre-training."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from espnet_hjprune.bin.cli import run_command
 def get_parser() -> argparse.ArgumentParser:
     """Options of the command."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--upstream", required=True, help="s3prl's name, such as wav2vec2_local")
     parser.add_argument("--checkpoint", type=Path, required=True, help="where it starts from")
     parser.add_argument("--data_dir", type=Path, required=True, help="has wav.scp and the words")
     parser.add_argument("--text", default="transcript", help="the table with the words")
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_hjprune.recipe.pretrain import PretrainConfig, pretrain
 
     config = PretrainConfig(epochs=args.epochs, seed=args.seed)
-    loss = pretrain(args.checkpoint, args.output, args.data_dir, args.text, config)
+    loss = pretrain(args.upstream, args.checkpoint, args.output, args.data_dir, args.text, config)
     logging.info("Wrote %s, trained for %d epochs to loss %.3g", args.output, args.epochs, loss)
 
 

@@ -21,6 +21,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ckpt", help="checkpoint of the upstream")
     parser.add_argument("--model_dir", help="ESPnet model directory instead of an upstream")
     parser.add_argument("--seconds", type=float, default=10.0, help="audio length")
+    parser.add_argument(
+        "--table", action="store_true", help="print a Markdown table of all named architectures"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -32,7 +35,7 @@ def find_config(args: argparse.Namespace) -> EncoderConfig:
         HJPruneError: none or two are named, or the named one does not exist.
     """
     if bool(args.upstream) == bool(args.model_dir):
-        raise HJPruneError("give either --upstream or --model_dir")
+        raise HJPruneError("give either --upstream or --model_dir, or --table")
     if args.model_dir:
         from espnet_hjprune.model_dir import read_architecture
 
@@ -44,7 +47,8 @@ def find_config(args: argparse.Namespace) -> EncoderConfig:
 
         return load_upstream(args.upstream, args.ckpt)[0]
     if args.upstream not in ARCHITECTURES:
-        from espnet_hjprune.upstream.s3prl_source import load_upstream, upstream_family
+        from espnet_hjprune.upstream.names import upstream_family
+        from espnet_hjprune.upstream.s3prl_source import load_upstream
 
         # A registered upstream brings its own checkpoint.
         upstream_family(args.upstream)
@@ -52,13 +56,43 @@ def find_config(args: argparse.Namespace) -> EncoderConfig:
     return architecture(args.upstream)
 
 
+def architecture_table(samples: int) -> str:
+    """Sizes and costs of the named architectures; those of equal cost share a row."""
+    from espnet_hjprune.upstream.architectures import ARCHITECTURES
+
+    named: dict[tuple[str, ...], list[str]] = {}
+    for name, make in ARCHITECTURES.items():
+        if name.endswith("_mini"):
+            continue
+        config = make()
+        modules = module_costs(config, config_counts(config), samples)
+        macs = sum(module.macs for module in modules)
+        cnn = sum(module.macs for module in modules if module.part == "cnn")
+        row = (
+            f"{len(config.conv_layers)} x {config.conv_layers[0].channels}",
+            f"{len(config.heads)} x {config.hidden_size}, {config.heads[0]} heads, "
+            f"FFN {config.ffn_sizes[0]}",
+            f"{macs / 1e9:.2f}",
+            f"{sum(module.params for module in modules) / 1e6:.2f} M",
+            f"{cnn / macs:.1%}",
+        )
+        named.setdefault(row, []).append(f"`{name}`")
+    header = ("architecture", "CNN", "Transformer", "GMACs", "parameters", "CNN's share of MACs")
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += [f"| {', '.join(names)} | {' | '.join(row)} |" for row, names in named.items()]
+    return "\n".join(lines) + "\n"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the counts."""
     args = get_parser().parse_args(argv)
     if args.seconds <= 0:
         raise HJPruneError(f"--seconds is {args.seconds}; it must be positive")
-    config = find_config(args)
     samples = round(args.seconds * SAMPLE_RATE)
+    if args.table:
+        print(architecture_table(samples), end="")
+        return
+    config = find_config(args)
     if samples < config.receptive_field:
         raise HJPruneError(
             f"--seconds {args.seconds} is shorter than one frame of "

@@ -1,4 +1,4 @@
-"""Write a randomly initialised upstream checkpoint in s3prl's converted format."""
+"""Write a randomly initialised upstream checkpoint in its family's own format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from espnet_hjprune.bin.cli import run_command
 def get_parser() -> argparse.ArgumentParser:
     """Options of the command."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--family", required=True, choices=["wav2vec2", "hubert"])
+    parser.add_argument("--family", required=True, help="wav2vec2, hubert, wavlm, data2vec, ...")
     parser.add_argument("--size", required=True, help="mini, base, large, ...")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True, help="checkpoint file to write")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ class SpeechUpstream(nn.Module):
         upstream_conf: ``upstream`` and ``path_or_url`` as ESPnet's ``s3prl`` frontend takes
             them. The architecture that was found is written back under ``architecture``, so
             that the configuration which ESPnet saves with the model builds it again without
-            s3prl and without the checkpoint; weights then come from the model file.
+            s3prl and without the checkpoint; weights then come from the model file. ``normalize``
+            normalises every state over its features, ``tile_factor`` repeats every frame.
         download_dir: where s3prl keeps downloads.
         multilayer_feature: return a learned weighted sum of all layers.
         layer: return this layer instead of the last one.
@@ -68,8 +70,10 @@ class SpeechUpstream(nn.Module):
                 f"hj_prune has no upstream option {', '.join(unknown)}; it takes "
                 f"{', '.join(UPSTREAM_OPTIONS)}"
             )
-        if options.get("normalize") or options.get("extra_conf"):
-            raise HJPruneError("hj_prune supports neither normalize nor extra_conf; remove them")
+        if options.get("extra_conf"):
+            raise HJPruneError(
+                "hj_prune gives s3prl's default hidden states; remove extra_conf, which alters them"
+            )
         if multilayer_feature and layer != -1:
             raise HJPruneError("multilayer_feature and layer cannot be used together; remove one")
         dropout_config = build_dataclass(DropoutConfig, dropout, "dropout")
@@ -85,6 +89,9 @@ class SpeechUpstream(nn.Module):
             options["architecture"] = config.to_dict()
         else:
             raise HJPruneError("hj_prune needs the name of an s3prl upstream in option upstream")
+        if options.get("normalize"):
+            config = replace(config, normalize_states=True)
+            options["architecture"] = config.to_dict()
         self.encoder = SpeechEncoder(config, dropout_config, masking_config)
         if state is not None:
             self.encoder.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The wav2vec 2.0 / HuBERT speech encoder with per-layer sizes and optional gates."""
+"""The speech encoder of the wav2vec 2.0 family with per-layer sizes and optional gates."""
 
 from espnet_hjprune.nn.config import (
     ConvLayerConfig,
@@ -6,6 +6,7 @@ from espnet_hjprune.nn.config import (
     EncoderConfig,
     MaskingConfig,
     PositionalConfig,
+    RelativeBiasConfig,
 )
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.nn.gating import FeatureGate, GateValues
@@ -18,5 +19,6 @@ __all__ = [
     "GateValues",
     "MaskingConfig",
     "PositionalConfig",
+    "RelativeBiasConfig",
     "SpeechEncoder",
 ]

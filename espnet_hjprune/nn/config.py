@@ -69,17 +69,49 @@ class PositionalConfig:
 
     ``group_widths`` lists the channels of every group; they sum to the hidden size. Groups
     become uneven when the hidden size is pruned. ``weight_norm`` keeps the weight as
-    direction and gain per kernel position, as in the published checkpoints.
+    direction and gain per kernel position, as in most published checkpoints. ``depth``
+    convolutions follow one another, each with a norm when there are several (data2vec).
     """
 
     kernel: int
     group_widths: list[int]
     weight_norm: bool = True
+    depth: int = 1
+
+
+@dataclass
+class RelativeBiasConfig:
+    """The relative position bias on attention scores (WavLM).
+
+    One table of ``buckets`` rows and ``heads`` columns serves all layers. With ``gated``, every
+    layer scales the bias by gates that each head computes from its share of the input features.
+
+    Attributes:
+        buckets: distances that are told apart.
+        max_distance: frames from which all distances are one bucket.
+        heads: heads of the dense model.
+        head_dim: features of the dense model that belong to one head's gates.
+        gated: whether the bias is gated.
+        columns: of every layer the columns that its heads use; ``None`` for all in order.
+        features: place of every hidden feature in the dense model; ``None`` for all in order.
+    """
+
+    buckets: int
+    max_distance: int
+    heads: int
+    head_dim: int
+    gated: bool = True
+    columns: list[list[int]] | None = None
+    features: list[int] | None = None
+
+    def layer_columns(self, layer: int, heads: int) -> list[int]:
+        """Columns of the table that the heads of a layer use."""
+        return list(range(heads)) if self.columns is None else self.columns[layer]
 
 
 @dataclass
 class EncoderConfig:
-    """Sizes of a wav2vec 2.0 or HuBERT encoder, layer by layer.
+    """Sizes of an encoder of the wav2vec 2.0 family, layer by layer.
 
     Attributes:
         conv_layers: the CNN front end.
@@ -92,9 +124,14 @@ class EncoderConfig:
         conv_bias: whether CNN layers have a bias.
         norm_first: pre-norm Transformer layers and a final norm.
         normalize_input: scale every utterance to zero mean and unit variance.
+        normalize_epsilon: what is added to the variance then.
         length_rule: how samples become valid frames: ``conv`` follows the kernels
             (wav2vec 2.0), ``chunk`` divides the padded batch evenly (HuBERT).
         activation: FFN activation, ``gelu`` or ``relu``.
+        projection_norm: whether frames are normalised before the projection (not in
+            DistilHuBERT).
+        relative: the relative position bias; ``None`` for none.
+        normalize_states: normalise every state that readers get over its features.
         output_width: width that readers see; ``None`` for ``hidden_size``.
         output_positions: where the hidden features stand within ``output_width``; the other
             positions are zero.
@@ -112,6 +149,10 @@ class EncoderConfig:
     normalize_input: bool = False
     length_rule: Literal["conv", "chunk"] = "conv"
     activation: Literal["gelu", "relu"] = "gelu"
+    projection_norm: bool = True
+    relative: RelativeBiasConfig | None = None
+    normalize_epsilon: float = 1e-5
+    normalize_states: bool = False
     output_width: int | None = None
     output_positions: list[int] | None = None
 
@@ -127,6 +168,12 @@ class EncoderConfig:
                 f"positional.group_widths sum to {sum(self.positional.group_widths)}, which is "
                 f"not hidden_size {self.hidden_size}"
             )
+        if self.relative is not None and self.relative.columns is not None:
+            columns = [len(layer) for layer in self.relative.columns]
+            if columns != self.heads:
+                raise HJPruneError(
+                    f"relative.columns has {columns} entries, not {self.heads}, the layers' heads"
+                )
         if min([layer.channels for layer in self.conv_layers] + [self.hidden_size]) < 1:
             raise HJPruneError("every CNN layer and the hidden size need at least one unit")
 
@@ -146,6 +193,10 @@ class EncoderConfig:
             values["positional"] = build_dataclass(
                 PositionalConfig, values["positional"], "architecture.positional"
             )
+            if values.get("relative") is not None:
+                values["relative"] = build_dataclass(
+                    RelativeBiasConfig, values["relative"], "architecture.relative"
+                )
             return build_dataclass(cls, values, "architecture")
         except (KeyError, TypeError) as error:
             raise HJPruneError(f"the architecture is incomplete: {error}") from error

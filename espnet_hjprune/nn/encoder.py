@@ -11,12 +11,12 @@ from espnet_hjprune.nn.feature_extractor import FeatureExtractor
 from espnet_hjprune.nn.gating import NO_GATES, GateValues, scale
 from espnet_hjprune.nn.masking import sample_spans
 from espnet_hjprune.nn.norms import FeatureNorm, normalize_utterances
-from espnet_hjprune.nn.positional import PositionalConv
+from espnet_hjprune.nn.positional import PositionalEncoding
 from espnet_hjprune.nn.transformer import Transformer
 
 
 class SpeechEncoder(nn.Module):
-    """wav2vec 2.0 / HuBERT encoder whose sizes are given layer by layer.
+    """Encoder of the wav2vec 2.0 family whose sizes are given layer by layer.
 
     The same class runs dense models, gated models (pass ``gates``) and compact models (smaller
     sizes in ``config``).
@@ -35,13 +35,16 @@ class SpeechEncoder(nn.Module):
         self.input_dropout = dropout.input
         channels = config.conv_layers[-1].channels
         self.feature_extractor = FeatureExtractor(config)
-        self.projection_norm = FeatureNorm(channels)
+        self.projection_norm = FeatureNorm(channels) if config.projection_norm else None
         self.projection = nn.Linear(channels, config.hidden_size)
         self.mask_embedding = nn.Parameter(
             torch.rand(config.hidden_size), requires_grad=self.masking.time_prob > 0
         )
-        self.positional = PositionalConv(config.positional)
+        self.positional = PositionalEncoding(config.positional)
         self.transformer = Transformer(config, dropout)
+        self.state_norm: FeatureNorm | None = None
+        if config.normalize_states:
+            self.state_norm = FeatureNorm(config.hidden_size, elementwise_affine=False)
         positions = config.output_positions
         self.register_buffer(
             "output_positions",
@@ -92,7 +95,7 @@ class SpeechEncoder(nn.Module):
             wave = F.pad(wave, (0, shortest - samples))
             samples = shortest
         if self.config.normalize_input:
-            wave = normalize_utterances(wave, lengths)
+            wave = normalize_utterances(wave, lengths, self.config.normalize_epsilon)
         x = self.feature_extractor(wave, gates)
         frames = x.shape[1]
         frame_lengths = self.frame_lengths(lengths, samples, frames)
@@ -100,7 +103,7 @@ class SpeechEncoder(nn.Module):
         x = self.project(x, gates)
         x = self.mask_features(x, frame_lengths, gates)
         x = x.masked_fill(~inside.unsqueeze(-1), 0.0)
-        x = x + self.positional(x)
+        x = x + self.positional(x, gates.hidden)
         states = self.transformer(x, inside[:, None, None], gates)
         if not all_states:
             states = states[-1:]
@@ -109,7 +112,8 @@ class SpeechEncoder(nn.Module):
     def project(self, x: torch.Tensor, gates: GateValues) -> torch.Tensor:
         """Normalise frames ``(batch, time, channel)`` and map them to the hidden size."""
         channel_gate = gates.conv_layer(-1)
-        x = self.projection_norm(x, channel_gate)
+        if self.projection_norm is not None:
+            x = self.projection_norm(x, channel_gate)
         weight = scale(self.projection.weight, channel_gate.value if channel_gate else None, 1)
         bias = self.projection.bias
         if gates.hidden is not None:
@@ -142,7 +146,9 @@ class SpeechEncoder(nn.Module):
 
     def present(self, state: torch.Tensor, gates: GateValues) -> torch.Tensor:
         """What a reader sees of a state: closed features are zero, at full width."""
-        if gates.hidden is not None:
+        if self.state_norm is not None:
+            state = self.state_norm(state, gates.hidden)
+        elif gates.hidden is not None:
             state = scale(state, gates.hidden.keep, -1)
         if self.output_positions is not None:
             full = state.new_zeros(*state.shape[:-1], self.config.output_size)

@@ -29,6 +29,9 @@ class FeatureNorm(nn.LayerNorm):
         if gate is None:
             return super().forward(x)
         weight, bias = self.weight, self.bias
+        if weight is None:
+            # Without an affine, closed features become zero.
+            weight, bias = gate.keep, torch.zeros_like(gate.keep)
         if scale_output:
             weight, bias = scale(weight, gate.value, 0), scale(bias, gate.value, 0)
         # Autocast would run the products below in half precision.
@@ -43,10 +46,12 @@ class FeatureNorm(nn.LayerNorm):
             return torch.addcmul(bias.to(exact), normed, weight.to(exact)).to(x.dtype)
 
 
-def normalize_utterances(wave: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def normalize_utterances(
+    wave: torch.Tensor, lengths: torch.Tensor, epsilon: float = 1e-5
+) -> torch.Tensor:
     """Scale every utterance of ``(batch, samples)`` to zero mean and unit variance.
 
-    Statistics cover ``lengths`` samples (biased variance, epsilon 1e-5); padding becomes zero.
+    Statistics cover ``lengths`` samples (biased variance plus ``epsilon``); padding becomes zero.
     """
     inside = torch.arange(wave.shape[1], device=wave.device) < lengths.unsqueeze(1)
     inside = inside.to(wave.dtype)
@@ -54,7 +59,7 @@ def normalize_utterances(wave: torch.Tensor, lengths: torch.Tensor) -> torch.Ten
     mean = (wave * inside).sum(1, keepdim=True) / count
     centred = (wave - mean) * inside
     variance = centred.square().sum(1, keepdim=True) / count
-    return centred * torch.rsqrt(variance + 1e-5)
+    return centred * torch.rsqrt(variance + epsilon)
 
 
 def channel_norm(

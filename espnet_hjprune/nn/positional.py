@@ -1,4 +1,4 @@
-"""The grouped convolution that encodes positions."""
+"""The grouped convolutions that encode positions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from espnet_hjprune.nn.config import PositionalConfig
+from espnet_hjprune.nn.gating import FeatureGate
+from espnet_hjprune.nn.norms import FeatureNorm
 
 
 class PositionalConv(nn.Module):
-    """Grouped convolution over time, trimmed to the input length, then GELU.
+    """Grouped convolution over time, trimmed to the input length.
 
     With weight norm (dense models) the weight is ``weight_g * weight_v / |weight_v|``, the norm
     taken per kernel position. Without it (compact models) groups may differ in width: groups of
@@ -95,4 +97,27 @@ class PositionalConv(nn.Module):
             if self.restore is not None:
                 y = y.index_select(1, self.restore)
             y = y + self.bias.to(y.dtype).unsqueeze(1)
-        return F.gelu(y[:, :, :frames]).transpose(1, 2)
+        return y[:, :, :frames].transpose(1, 2)
+
+
+class PositionalEncoding(nn.Module):
+    """What is added to the projected frames: convolution and GELU, once or several times.
+
+    When there are several convolutions (data2vec), each is followed by a norm without affine. It
+    makes closed features zero, so that the next convolution reads nothing of them.
+    """
+
+    def __init__(self, config: PositionalConfig) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(PositionalConv(config) for _ in range(config.depth))
+        width = sum(config.group_widths)
+        self.norm = FeatureNorm(width, elementwise_affine=False) if config.depth > 1 else None
+
+    def forward(self, x: torch.Tensor, gate: FeatureGate | None = None) -> torch.Tensor:
+        """Map ``(batch, time, hidden)`` to the same shape."""
+        for conv in self.convs:
+            x = conv(x)
+            if self.norm is not None:
+                x = self.norm(x, gate)
+            x = F.gelu(x)
+        return x

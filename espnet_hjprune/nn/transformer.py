@@ -9,6 +9,7 @@ from torch import nn
 from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig
 from espnet_hjprune.nn.gating import FeatureGate, GateValues, scale
 from espnet_hjprune.nn.norms import FeatureNorm
+from espnet_hjprune.nn.relative import BiasGate, RelativeBias
 
 
 def linear(in_features: int, out_features: int) -> nn.Linear:
@@ -26,16 +27,42 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
 class SelfAttention(nn.Module):
     """Multi-head self-attention (paper Eq. 7); query, key and value share one projection."""
 
-    def __init__(self, hidden: int, heads: int, head_dim: int, dropout: float) -> None:
+    def __init__(self, config: EncoderConfig, index: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
-        self.head_dim = head_dim
+        hidden = config.hidden_size
+        self.heads = heads = config.heads[index]
+        self.head_dim = config.head_dim
         self.dropout = dropout
-        self.qkv = linear(hidden, 3 * heads * head_dim)
-        self.out = linear(heads * head_dim, hidden)
+        self.qkv = linear(hidden, 3 * heads * self.head_dim)
+        self.out = linear(heads * self.head_dim, hidden)
+        self.bias_gate: BiasGate | None = None
+        columns: torch.Tensor | None = None
+        if config.relative is not None:
+            used = config.relative.layer_columns(index, heads)
+            if used != list(range(config.relative.heads)):
+                columns = torch.tensor(used, dtype=torch.long)
+            if config.relative.gated:
+                self.bias_gate = BiasGate(config.relative, used, hidden)
+        self.register_buffer("columns", columns, persistent=False)
+
+    def attention_mask(
+        self, x: torch.Tensor, mask: torch.Tensor | None, bias: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Join padding mask and position bias to what is added to the attention scores."""
+        if bias is None:
+            return mask
+        if self.columns is not None:
+            bias = bias.index_select(0, self.columns)
+        bias = bias.to(x.dtype)
+        bias = self.bias_gate(x) * bias if self.bias_gate is not None else bias.unsqueeze(0)
+        return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, gate: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        gate: torch.Tensor | None,
+        bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attend within ``(batch, time, hidden)``.
 
@@ -43,14 +70,18 @@ class SelfAttention(nn.Module):
             x: input features.
             mask: ``(batch, 1, 1, time)``, true where a frame may be attended to.
             gate: ``(heads,)``; scales the columns of the output projection.
+            bias: relative position bias ``(dense heads, time, time)``.
         """
         batch, time, _ = x.shape
         if self.heads == 0:
             return self.out.bias.expand(batch, time, -1)
         qkv = self.qkv(x).view(batch, time, 3, self.heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        added = self.attention_mask(x, mask, bias)
+        if added is not None and added.is_floating_point():
+            added = added.to(query.dtype)
         context = F.scaled_dot_product_attention(
-            query, key, value, mask, self.dropout if self.training else 0.0
+            query, key, value, added, self.dropout if self.training else 0.0
         )
         context = context.transpose(1, 2).reshape(batch, time, self.heads * self.head_dim)
         weight = self.out.weight
@@ -91,9 +122,7 @@ class TransformerLayer(nn.Module):
         hidden = config.hidden_size
         self.norm_first = config.norm_first
         self.dropout = dropout.hidden
-        self.attention = SelfAttention(
-            hidden, config.heads[index], config.head_dim, dropout.attention
-        )
+        self.attention = SelfAttention(config, index, dropout.attention)
         self.attention_norm = FeatureNorm(hidden)
         self.ffn = FeedForward(
             hidden, config.ffn_sizes[index], config.activation, dropout.activation
@@ -107,14 +136,15 @@ class TransformerLayer(nn.Module):
         head_gate: torch.Tensor | None,
         ffn_gate: torch.Tensor | None,
         hidden_gate: FeatureGate | None,
+        bias: torch.Tensor | None,
     ) -> torch.Tensor:
         """Map ``(batch, time, hidden)`` to the same shape."""
         if self.norm_first:
-            y = self.attention(self.attention_norm(x, hidden_gate, True), mask, head_gate)
+            y = self.attention(self.attention_norm(x, hidden_gate, True), mask, head_gate, bias)
             x = x + F.dropout(y, self.dropout, self.training)
             y = self.ffn(self.ffn_norm(x, hidden_gate, True), ffn_gate)
             return x + F.dropout(y, self.dropout, self.training)
-        y = self.attention(x, mask, head_gate)
+        y = self.attention(x, mask, head_gate, bias)
         x = self.attention_norm(x + F.dropout(y, self.dropout, self.training), hidden_gate, True)
         y = self.ffn(x, ffn_gate)
         return self.ffn_norm(x + F.dropout(y, self.dropout, self.training), hidden_gate, True)
@@ -128,6 +158,8 @@ class Transformer(nn.Module):
         self.norm_first = config.norm_first
         self.dropout = dropout.hidden
         self.norm = FeatureNorm(config.hidden_size)
+        # Outside of layer 0, which may lose all its heads, as in the published models it stands in.
+        self.relative = RelativeBias(config.relative) if config.relative is not None else None
         self.layers = nn.ModuleList(
             TransformerLayer(config, index, dropout) for index in range(len(config.heads))
         )
@@ -139,9 +171,11 @@ class Transformer(nn.Module):
         if not self.norm_first:
             x = self.norm(x, gates.hidden, True)
         x = F.dropout(x, self.dropout, self.training)
+        bias = self.relative(x.shape[1]) if self.relative is not None else None
         states = [x]
         for index, layer in enumerate(self.layers):
-            x = layer(x, mask, gates.head_layer(index), gates.ffn_layer(index), gates.hidden)
+            heads, units = gates.head_layer(index), gates.ffn_layer(index)
+            x = layer(x, mask, heads, units, gates.hidden, bias)
             states.append(x)
         if self.norm_first:
             states[-1] = self.norm(x, gates.hidden, True)

@@ -7,7 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from espnet_hjprune.nn.config import ConvLayerConfig, EncoderConfig, PositionalConfig
+from espnet_hjprune.nn.config import (
+    ConvLayerConfig,
+    EncoderConfig,
+    PositionalConfig,
+    RelativeBiasConfig,
+)
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.nn.gating import GateValues, scale
 
@@ -46,6 +51,19 @@ class _Slicer:
             start += width
         return channels
 
+    def compact_relative(self) -> RelativeBiasConfig | None:
+        """The position bias of the kept heads, whose gates read the kept hidden features."""
+        relative = self.config.relative
+        if relative is None:
+            return None
+        columns = []
+        for layer, kept in enumerate(self.heads):
+            before = relative.layer_columns(layer, self.config.heads[layer])
+            columns.append([before[head] for head in kept.tolist()])
+        features = relative.features or range(self.config.hidden_size)
+        kept_features = [features[i] for i in self.hidden.tolist()]
+        return replace(relative, columns=columns, features=kept_features)
+
     def compact_config(self) -> EncoderConfig:
         """Architecture of the compact encoder."""
         config = self.config
@@ -63,7 +81,9 @@ class _Slicer:
                 config.positional.kernel,
                 [len(kept) for kept in self.group_channels()],
                 weight_norm=False,
+                depth=config.positional.depth,
             ),
+            relative=self.compact_relative(),
             output_width=None if positions is None else config.output_width,
             output_positions=None
             if positions is None
@@ -116,10 +136,13 @@ def compact_encoder(encoder: SpeechEncoder, gates: GateValues) -> tuple[SpeechEn
             norm(f"{name}.norm", kept)
         gate = gates.conv_layer(index)
         below, below_value = kept, gate.value if gate else None
-    norm("projection_norm", below)
+    if "projection_norm.weight" in state:
+        norm("projection_norm", below)
     rows_and_columns("projection", hidden, below, below_value)
     new["mask_embedding"] = state["mask_embedding"][hidden]
-    new |= _positional(encoder, slicer, state["positional.bias"])
+    new |= _positional(encoder, slicer, state)
+    if "transformer.relative.table" in state:
+        new["transformer.relative.table"] = state["transformer.relative.table"]
     norm("transformer.norm", hidden, hidden_value)
     for index in range(len(encoder.config.heads)):
         name = f"transformer.layers.{index}"
@@ -131,6 +154,13 @@ def compact_encoder(encoder: SpeechEncoder, gates: GateValues) -> tuple[SpeechEn
         if head_value is not None:
             head_value = head_value.repeat_interleave(encoder.config.head_dim)
         rows_and_columns(f"{name}.attention.out", hidden, features, head_value)
+        if f"{name}.attention.bias_gate.scale" in state:
+            for part in ("proj.weight", "proj.bias"):
+                new[f"{name}.attention.bias_gate.{part}"] = state[
+                    f"{name}.attention.bias_gate.{part}"
+                ]
+            scales = state[f"{name}.attention.bias_gate.scale"]
+            new[f"{name}.attention.bias_gate.scale"] = scales[slicer.heads[index]]
         rows_and_columns(f"{name}.ffn.fc1", slicer.ffn[index], hidden)
         rows_and_columns(f"{name}.ffn.fc2", hidden, slicer.ffn[index], gates.ffn_layer(index))
         norm(f"{name}.attention_norm", hidden, hidden_value)
@@ -140,17 +170,19 @@ def compact_encoder(encoder: SpeechEncoder, gates: GateValues) -> tuple[SpeechEn
 
 
 def _positional(
-    encoder: SpeechEncoder, slicer: _Slicer, bias: torch.Tensor
+    encoder: SpeechEncoder, slicer: _Slicer, state: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Slice the positional conv group by group; groups of equal width are stored together."""
-    positional = encoder.positional
-    weights = [weight.detach().float().cpu() for weight in positional.group_weights()]
-    sliced = [
-        weight[kept][:, kept] for weight, kept in zip(weights, slicer.group_channels(), strict=True)
-    ]
-    widths = sorted({len(weight) for weight in sliced if len(weight)})
-    new = {"positional.bias": bias[slicer.hidden]}
-    for number, width in enumerate(widths):
-        same = [weight for weight in sliced if len(weight) == width]
-        new[f"positional.weights.{number}"] = torch.cat(same)
+    """Slice the positional convs group by group; groups of equal width are stored together."""
+    new: dict[str, torch.Tensor] = {}
+    for number, conv in enumerate(encoder.positional.convs):
+        name = f"positional.convs.{number}"
+        weights = [weight.detach().float().cpu() for weight in conv.group_weights()]
+        sliced = [
+            weight[kept][:, kept]
+            for weight, kept in zip(weights, slicer.group_channels(), strict=True)
+        ]
+        new[f"{name}.bias"] = state[f"{name}.bias"][slicer.hidden]
+        for place, width in enumerate(sorted({len(weight) for weight in sliced if len(weight)})):
+            same = [weight for weight in sliced if len(weight) == width]
+            new[f"{name}.weights.{place}"] = torch.cat(same)
     return new

@@ -4,8 +4,9 @@ One set of formulas serves counting (whole numbers) and the constraint (expected
 tensors): T frames, d hidden size, h heads of d_h, m FFN units, C channels, K kernel,
 
 - conv layer ``T_out C_out C_in K``, projection ``T C d``,
-- positional conv ``T_pos K sum over groups of (in x out)``,
-- attention ``4 T h d d_h + 2 T^2 h d_h`` (paper Eq. 10), FFN ``2 T d m`` (Eq. 11).
+- every positional conv ``T_pos K sum over groups of (in x out)``,
+- attention ``4 T h d d_h + 2 T^2 h d_h`` (paper Eq. 10), FFN ``2 T d m`` (Eq. 11),
+- gates of a relative position bias ``2 T h d``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.nn.relative import SUMMANDS
 
 Part = Literal["cnn", "transformer"]
+BIAS_GATE_OUTPUTS = 2 * SUMMANDS
 # A whole number, or a tensor with an expected number.
 Count = Any
 
@@ -97,23 +100,28 @@ def module_costs(
     add(
         "projection",
         scale * frames * below * d,
-        scale * 2 * below + scale * below * d + scale * d,
+        scale * 2 * config.projection_norm * below + scale * below * d + scale * d,
     )
-    kernel = config.positional.kernel
+    kernel, depth = config.positional.kernel, config.positional.depth
     position_frames = frames + 1 - kernel % 2
     gain = kernel if config.positional.weight_norm else 0
-    pairs = scale * kernel * counts.positional_pairs
-    add("positional", position_frames * pairs, pairs + scale * d + scale * gain)
+    pairs = scale * depth * kernel * counts.positional_pairs
+    add("positional", position_frames * pairs, pairs + scale * depth * d + scale * depth * gain)
     add("mask_embedding", 0, scale * d)
     add("transformer.norm", 0, scale * 2 * d)
     width = config.head_dim
+    relative = config.relative
+    gated = relative is not None and relative.gated
+    if relative is not None:
+        add("transformer.relative", 0, scale * relative.buckets * relative.heads)
     for index, (heads, units) in enumerate(zip(counts.head, counts.ffn, strict=True)):
         inner = scale * width * heads
-        add(
-            f"transformer.layers.{index}.attention",
-            4 * frames * inner * d + 2 * frames * frames * inner,
-            4 * inner * d + 3 * inner + scale * 3 * d,
-        )
+        macs = 4 * frames * inner * d + 2 * frames * frames * inner
+        params = 4 * inner * d + 3 * inner + scale * 3 * d
+        if gated:
+            macs = macs + 2 * frames * scale * heads * d
+            params = params + scale * BIAS_GATE_OUTPUTS * (relative.head_dim + 1) + scale * heads
+        add(f"transformer.layers.{index}.attention", macs, params)
         pairs = scale * 2 * units * d
         add(
             f"transformer.layers.{index}.ffn",

@@ -6,13 +6,12 @@ code point order, which is the C locale's order that Kaldi and ESPnet expect.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_hjprune.atomic import replaced_directory
 from espnet_hjprune.errors import HJPruneError
 
 
@@ -62,28 +61,6 @@ def write_text(path: str | Path, content: str) -> None:
 def write_table(path: str | Path, table: Mapping[str, object]) -> None:
     """Write ``key value`` lines sorted by key."""
     write_text(path, "".join(f"{key} {table[key]}\n" for key in sorted(table)))
-
-
-@contextlib.contextmanager
-def replaced_directory(target: str | Path) -> Iterator[Path]:
-    """Give an empty directory to fill; it takes the place of ``target`` when all went well.
-
-    After an error nothing of it is left and ``target`` is as it was. What a killed run leaves
-    behind is removed by the next one.
-    """
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    if target.exists():
-        shutil.rmtree(target)
-    temporary.rename(target)
 
 
 def speaker_table(utt2spk: Mapping[str, str]) -> dict[str, str]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from espnet_hjprune.atomic import replaced_directory
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.recipe import audio
 from espnet_hjprune.recipe.datadir import (
     read_table,
-    replaced_directory,
     speaker_table,
     write_table,
     write_text,

@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from espnet_hjprune.atomic import replaced_directory
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe.datadir import replaced_directory, write_text
+from espnet_hjprune.recipe.datadir import write_text
 
 RATE = 16000
 DESCRIPTION = "mini.json"

@@ -24,6 +24,8 @@ from espnet_hjprune.upstream.fairseq_format import fairseq_weights
 from espnet_hjprune.upstream.s3prl_source import load_upstream
 
 RATE = 16000
+# Where checkpoints of s3prl's upstreams hold their weights.
+WEIGHT_KEYS = ("model_weight", "model", "Distiller")
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,17 @@ def _loss(
 
 
 def pretrain(
-    checkpoint: Path, output: Path, data_dir: Path, text: str, config: PretrainConfig
+    upstream: str,
+    checkpoint: Path,
+    output: Path,
+    data_dir: Path,
+    text: str,
+    config: PretrainConfig,
 ) -> float:
-    """Train a wav2vec2 checkpoint of s3prl's converted format and save it in the same format.
+    """Train an upstream's checkpoint and save it in the same format.
 
     Args:
+        upstream: The s3prl upstream that reads it, such as ``wav2vec2_local``.
         checkpoint: The checkpoint to start from.
         output: The checkpoint to write.
         data_dir: A data directory; its wav.scp has plain files.
@@ -93,11 +101,11 @@ def pretrain(
         The mean loss of the last epoch.
 
     Raises:
-        HJPruneError: A file is missing or no wav2vec2 checkpoint, or an utterance has no words.
+        HJPruneError: A file is missing or not of the upstream, or an utterance has no words.
     """
     if config.epochs < 1:
         raise HJPruneError("--epochs must be at least 1")
-    encoder_config, state = load_upstream("wav2vec2_local", str(checkpoint))
+    encoder_config, state = load_upstream(upstream, str(checkpoint))
     utterances, characters = _read(data_dir, text)
     random = Random(config.seed)
     with torch.random.fork_rng(devices=[]):
@@ -132,7 +140,10 @@ def pretrain(
             mean = sum(losses) / len(losses)
             progress.set_postfix_str(f"loss={mean:.3g}")
     content = torch.load(checkpoint, map_location="cpu", weights_only=False)
-    content["model_weight"].update(fairseq_weights(encoder.state_dict(), encoder_config))
+    weights = content[next(key for key in WEIGHT_KEYS if key in content)]
+    trained = fairseq_weights(encoder.state_dict(), encoder_config)
+    # What we add to some families has no place in their files.
+    weights.update({name: tensor for name, tensor in trained.items() if name in weights})
     output.parent.mkdir(parents=True, exist_ok=True)
     with replaced_file(output) as partial:
         torch.save(content, partial)

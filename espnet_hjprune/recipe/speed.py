@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet_hjprune.atomic import replaced_directory
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.recipe import audio
-from espnet_hjprune.recipe.datadir import read_table, replaced_directory, speaker_table, write_table
+from espnet_hjprune.recipe.datadir import read_table, speaker_table, write_table
 
 RATE = 16000
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.nn.config import ConvLayerConfig, EncoderConfig, PositionalConfig
+from espnet_hjprune.nn.config import (
+    ConvLayerConfig,
+    EncoderConfig,
+    PositionalConfig,
+    RelativeBiasConfig,
+)
 
 KERNELS = (10, 3, 3, 3, 3, 2, 2)
 STRIDES = (5, 2, 2, 2, 2, 2, 2)
 
 
-def _wav2vec2(
+def _encoder(
     channels: int,
     hidden: int,
     layers: int,
@@ -19,13 +26,13 @@ def _wav2vec2(
     heads: int,
     *,
     large: bool = False,
-    hubert: bool = False,
     conv_bias: bool = False,
     positional_kernel: int = 128,
-    positional_groups: int = 16,
+    **options: Any,
 ) -> EncoderConfig:
     """Seven CNN layers and a uniform Transformer; ``large`` has LayerNorms and pre-norm."""
-    return EncoderConfig(
+    groups = 16
+    config = EncoderConfig(
         conv_layers=[
             ConvLayerConfig(channels, k, s) for k, s in zip(KERNELS, STRIDES, strict=True)
         ],
@@ -33,27 +40,71 @@ def _wav2vec2(
         head_dim=hidden // heads,
         heads=[heads] * layers,
         ffn_sizes=[ffn] * layers,
-        positional=PositionalConfig(
-            positional_kernel, [hidden // positional_groups] * positional_groups
-        ),
+        positional=PositionalConfig(positional_kernel, [hidden // groups] * groups),
         extractor_norm="layer" if large else "group",
         conv_bias=conv_bias,
         norm_first=large,
         normalize_input=large,
-        length_rule="chunk" if hubert else "conv",
+    )
+    return replace(config, **options)
+
+
+def _base(**options: Any) -> EncoderConfig:
+    return _encoder(512, 768, 12, 3072, 12, **options)
+
+
+def _large(**options: Any) -> EncoderConfig:
+    return _encoder(512, 1024, 24, 4096, 16, large=True, **options)
+
+
+def _xlarge(**options: Any) -> EncoderConfig:
+    return _encoder(512, 1280, 48, 5120, 16, large=True, **options)
+
+
+def _mini(**options: Any) -> EncoderConfig:
+    return _encoder(64, 128, 4, 512, 4, positional_kernel=32, **options)
+
+
+def _wavlm(config: EncoderConfig) -> EncoderConfig:
+    """Add the relative position bias of the published models."""
+    relative = RelativeBiasConfig(320, 800, config.heads[0], config.head_dim)
+    return replace(config, relative=relative, length_rule="chunk")
+
+
+def _data2vec(config: EncoderConfig) -> EncoderConfig:
+    """Five positional convolutions, LayerNorms in the CNN, post-norm layers."""
+    positional = replace(config.positional, kernel=19, weight_norm=False, depth=5)
+    return replace(
+        config,
+        positional=positional,
+        extractor_norm="layer",
+        norm_first=False,
+        normalize_input=True,
     )
 
 
+CHUNK: dict[str, Any] = {"length_rule": "chunk"}
 ARCHITECTURES: dict[str, Callable[[], EncoderConfig]] = {
-    "wav2vec2_base": lambda: _wav2vec2(512, 768, 12, 3072, 12),
-    "wav2vec2_large": lambda: _wav2vec2(512, 1024, 24, 4096, 16, large=True, conv_bias=True),
-    "xls_r_300m": lambda: _wav2vec2(512, 1024, 24, 4096, 16, large=True, conv_bias=True),
-    "xls_r_1b": lambda: _wav2vec2(512, 1280, 48, 5120, 16, large=True, conv_bias=True),
-    "hubert_base": lambda: _wav2vec2(512, 768, 12, 3072, 12, hubert=True),
-    "hubert_large": lambda: _wav2vec2(512, 1024, 24, 4096, 16, large=True, hubert=True),
-    "hubert_xlarge": lambda: _wav2vec2(512, 1280, 48, 5120, 16, large=True, hubert=True),
-    "wav2vec2_mini": lambda: _wav2vec2(64, 128, 4, 512, 4, positional_kernel=32),
-    "hubert_mini": lambda: _wav2vec2(64, 128, 4, 512, 4, hubert=True, positional_kernel=32),
+    "wav2vec2_base": _base,
+    "wav2vec2_large": lambda: _large(conv_bias=True),
+    "xls_r_300m": lambda: _large(conv_bias=True),
+    "xls_r_1b": lambda: _xlarge(conv_bias=True),
+    "hubert_base": lambda: _base(**CHUNK),
+    "hubert_large": lambda: _large(**CHUNK),
+    "hubert_xlarge": lambda: _xlarge(**CHUNK),
+    "wavlm_base": lambda: _wavlm(_base()),
+    "wavlm_base_plus": lambda: _wavlm(_base()),
+    "wavlm_large": lambda: _wavlm(_large()),
+    "unispeech_sat_base": lambda: _base(**CHUNK),
+    "unispeech_sat_base_plus": lambda: _base(**CHUNK),
+    "unispeech_sat_large": lambda: _large(**CHUNK),
+    "data2vec_base": lambda: _data2vec(_base()),
+    "data2vec_large": lambda: _data2vec(_large()),
+    "distilhubert": lambda: replace(_encoder(512, 768, 2, 3072, 12), projection_norm=False),
+    "wav2vec2_mini": _mini,
+    "hubert_mini": lambda: _mini(**CHUNK),
+    "wavlm_mini": lambda: _wavlm(_mini()),
+    "data2vec_mini": lambda: _data2vec(_mini()),
 }
 
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.nn.config import ConvLayerConfig, EncoderConfig, PositionalConfig
+from espnet_hjprune.nn.config import (
+    ConvLayerConfig,
+    EncoderConfig,
+    PositionalConfig,
+    RelativeBiasConfig,
+)
 
 _CONV_TERM = re.compile(
     r"\[\s*\(\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\)\s*,?\s*\]\s*(?:\*\s*(\d+))?|"
@@ -44,14 +49,15 @@ def format_conv_layers(layers: list[ConvLayerConfig]) -> str:
 
 
 def config_from_fairseq(
-    model_cfg: Mapping[str, Any], task_cfg: Mapping[str, Any], family: str
+    model_cfg: Mapping[str, Any], normalize: bool, length_rule: Literal["conv", "chunk"]
 ) -> EncoderConfig:
-    """Translate a fairseq model configuration.
+    """Translate a fairseq model configuration, also those of WavLM and of DistilHuBERT.
 
     Args:
-        model_cfg: fields of ``Wav2Vec2Config`` or ``HubertConfig``.
-        task_cfg: fields of the pre-training task (``normalize``).
-        family: ``wav2vec2`` or ``hubert``.
+        model_cfg: fields of ``Wav2Vec2Config``, ``HubertConfig``, ``Data2VecAudioConfig`` or
+            ``WavLMConfig``.
+        normalize: whether utterances are scaled to zero mean and unit variance.
+        length_rule: see :class:`EncoderConfig`.
 
     Raises:
         HJPruneError: an option that our encoder does not have.
@@ -60,7 +66,6 @@ def config_from_fairseq(
         ("layer_type", ("transformer",)),
         ("activation_fn", ("gelu", "relu")),
         ("quantize_input", (False,)),
-        ("pos_conv_depth", (1,)),
         ("crop_seq_to_multiple", (1,)),
     ):
         value = model_cfg.get(option, supported[0])
@@ -74,24 +79,43 @@ def config_from_fairseq(
     heads = model_cfg["encoder_attention_heads"]
     layers = model_cfg["encoder_layers"]
     groups = model_cfg["conv_pos_groups"]
+    depth = model_cfg.get("pos_conv_depth", 1)
+    kernel = model_cfg["conv_pos"]
+    relative = None
+    if model_cfg.get("relative_position_embedding"):
+        relative = RelativeBiasConfig(
+            buckets=model_cfg["num_buckets"],
+            max_distance=model_cfg["max_distance"],
+            heads=heads,
+            head_dim=hidden // heads,
+            gated=bool(model_cfg.get("gru_rel_pos", False)),
+        )
     return EncoderConfig(
         conv_layers=parse_conv_layers(model_cfg["conv_feature_layers"]),
         hidden_size=hidden,
         head_dim=hidden // heads,
         heads=[heads] * layers,
         ffn_sizes=[model_cfg["encoder_ffn_embed_dim"]] * layers,
-        positional=PositionalConfig(model_cfg["conv_pos"], [hidden // groups] * groups),
+        positional=PositionalConfig(
+            # fairseq gives the frames that several convolutions see together.
+            kernel if depth == 1 else max(3, kernel // depth),
+            [hidden // groups] * groups,
+            weight_norm=depth == 1,
+            depth=depth,
+        ),
         extractor_norm="layer" if str(model_cfg["extractor_mode"]) == "layer_norm" else "group",
         conv_bias=model_cfg["conv_bias"],
         norm_first=model_cfg["layer_norm_first"],
-        normalize_input=bool(task_cfg.get("normalize", False)),
-        length_rule="chunk" if family == "hubert" else "conv",
+        normalize_input=normalize,
+        length_rule=length_rule,
         activation=str(model_cfg.get("activation_fn", "gelu")),  # type: ignore[arg-type]
+        relative=relative,
     )
 
 
 def fairseq_from_config(config: EncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Translate a dense configuration to ``model_cfg`` and ``task_cfg`` of fairseq."""
+    depth = config.positional.depth
     model_cfg = {
         "extractor_mode": "layer_norm" if config.extractor_norm == "layer" else "default",
         "encoder_layers": len(config.heads),
@@ -102,20 +126,22 @@ def fairseq_from_config(config: EncoderConfig) -> tuple[dict[str, Any], dict[str
         "layer_norm_first": config.norm_first,
         "conv_feature_layers": format_conv_layers(config.conv_layers),
         "conv_bias": config.conv_bias,
-        "conv_pos": config.positional.kernel,
+        "conv_pos": depth * config.positional.kernel,
         "conv_pos_groups": len(config.positional.group_widths),
         "final_dim": min(256, config.hidden_size),
         "encoder_layerdrop": 0.0,
         "feature_grad_mult": 0.1,
     }
+    if depth > 1:
+        model_cfg["pos_conv_depth"] = depth
     return model_cfg, {"normalize": config.normalize_input, "sample_rate": 16000}
 
 
 def weight_names(config: EncoderConfig) -> dict[str, tuple[str, ...]]:
     """Our names of a dense encoder's weights with fairseq's.
 
-    Several names mean that ours is theirs joined along the first axis. The projection, which not
-    every model has, is left out.
+    Several names mean that ours is theirs joined along the first axis. What not every model has
+    (the projection and the mask embedding) is left out.
     """
     names: dict[str, tuple[str, ...]] = {}
 
@@ -132,17 +158,30 @@ def weight_names(config: EncoderConfig) -> dict[str, tuple[str, ...]]:
             pair(f"{ours}.norm", f"{theirs}.2.1")
         elif index == 0:
             pair(f"{ours}.norm", f"{theirs}.2")
-    pair("projection_norm", "layer_norm")
-    names["mask_embedding"] = ("mask_emb",)
-    for part in ("weight_g", "weight_v", "bias"):
-        names[f"positional.{part}"] = (f"encoder.pos_conv.0.{part}",)
+    if config.projection_norm:
+        pair("projection_norm", "layer_norm")
+    if config.positional.depth == 1:
+        for part in ("weight_g", "weight_v", "bias"):
+            names[f"positional.convs.0.{part}"] = (f"encoder.pos_conv.0.{part}",)
+    else:
+        for index in range(config.positional.depth):
+            ours, theirs = f"positional.convs.{index}", f"encoder.pos_conv.{index}.0"
+            names[f"{ours}.weights.0"] = (f"{theirs}.weight",)
+            names[f"{ours}.bias"] = (f"{theirs}.bias",)
     pair("transformer.norm", "encoder.layer_norm")
+    if config.relative is not None:
+        names["transformer.relative.table"] = (
+            "encoder.layers.0.self_attn.relative_attention_bias.weight",
+        )
     for index in range(len(config.heads)):
         ours, theirs = f"transformer.layers.{index}", f"encoder.layers.{index}"
         attention = f"{theirs}.self_attn"
         projections = [f"{attention}.{name}_proj" for name in ("q", "k", "v")]
         pair(f"{ours}.attention.qkv", *projections)
         pair(f"{ours}.attention.out", f"{attention}.out_proj")
+        if config.relative is not None and config.relative.gated:
+            pair(f"{ours}.attention.bias_gate.proj", f"{attention}.grep_linear")
+            names[f"{ours}.attention.bias_gate.scale"] = (f"{attention}.grep_a",)
         pair(f"{ours}.attention_norm", f"{attention}_layer_norm")
         pair(f"{ours}.ffn.fc1", f"{theirs}.fc1")
         pair(f"{ours}.ffn.fc2", f"{theirs}.fc2")
@@ -156,7 +195,8 @@ def convert_weights(
     """Rename and join fairseq weights to the state of a dense :class:`SpeechEncoder`.
 
     Pre-training heads are dropped. A model whose CNN is as wide as its Transformer has no
-    projection; it gets the identity, so that both widths can be pruned apart.
+    projection; it gets the identity, so that both widths can be pruned apart. One without mask
+    embedding gets zeros.
 
     Raises:
         HJPruneError: a weight is missing.
@@ -167,12 +207,16 @@ def convert_weights(
         if missing:
             raise HJPruneError(f"the upstream checkpoint lacks the weight {missing[0]}")
         state[ours] = torch.cat([weights[name].detach() for name in theirs]).clone()
+        if ours.endswith("bias_gate.scale"):
+            state[ours] = state[ours].flatten()
     if "post_extract_proj.weight" in weights:
         for part in ("weight", "bias"):
             state[f"projection.{part}"] = weights[f"post_extract_proj.{part}"].detach().clone()
     else:
         state["projection.weight"] = torch.eye(config.hidden_size)
         state["projection.bias"] = torch.zeros(config.hidden_size)
+    embedding = weights.get("mask_emb", torch.zeros(config.hidden_size))
+    state["mask_embedding"] = embedding.detach().clone()
     return state
 
 
@@ -183,6 +227,11 @@ def fairseq_weights(
     weights = {
         f"post_extract_proj.{part}": state[f"projection.{part}"] for part in ("weight", "bias")
     }
+    weights["mask_emb"] = state["mask_embedding"]
     for ours, theirs in weight_names(config).items():
-        weights |= zip(theirs, state[ours].chunk(len(theirs)), strict=True)
+        tensor = state[ours]
+        if ours.endswith("bias_gate.scale"):
+            tensor = tensor.view(1, -1, 1, 1)
+        parts = [tensor] if len(theirs) == 1 else tensor.chunk(len(theirs))
+        weights |= zip(theirs, parts, strict=True)
     return {name: tensor.detach().clone() for name, tensor in weights.items()}

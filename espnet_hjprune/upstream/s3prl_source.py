@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import importlib
 import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +15,9 @@ import torch
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.upstream.fairseq_format import config_from_fairseq, convert_weights
+from espnet_hjprune.upstream.names import upstream_family
 
-FAMILIES = {"s3prl.upstream.wav2vec2": "wav2vec2", "s3prl.upstream.hubert": "hubert"}
-
-
-def upstream_family(name: str) -> str:
-    """Tell which supported family an s3prl upstream name belongs to, without loading it.
-
-    Raises:
-        HJPruneError: s3prl has no such upstream, or its family cannot be pruned.
-    """
-    from s3prl import hub
-
-    entry = getattr(hub, name, None)
-    if name.startswith("_") or not callable(entry):
-        close = difflib.get_close_matches(name, hub.options(), n=3)
-        hint = f"; close names are {', '.join(close)}" if close else ""
-        raise HJPruneError(f"s3prl has no upstream called {name}{hint}")
-    for module, family in FAMILIES.items():
-        if entry.__module__.startswith(module + "."):
-            return family
-    raise HJPruneError(
-        f"the upstream {name} cannot be pruned; supported are s3prl's wav2vec2*, xlsr_53, "
-        "xls_r_* and hubert* upstreams"
-    )
+Loaded = tuple[EncoderConfig, Mapping[str, torch.Tensor]]
 
 
 def load_upstream(
@@ -46,48 +27,30 @@ def load_upstream(
 
     Args:
         name: an s3prl upstream name, for example ``wav2vec2_base_960`` or ``wav2vec2_local``.
-        path_or_url: its checkpoint, for the ``_local``, ``_url`` and ``_custom`` names.
+        path_or_url: its checkpoint, for the ``_local``, ``_url`` and ``_custom`` names; a
+            directory or a hub name for the ``hf_`` names.
         download_dir: where s3prl keeps downloads.
 
     Raises:
         HJPruneError: an unknown or unsupported upstream, a missing checkpoint, or one of
             another kind.
     """
-    import s3prl.util.download
-    from s3prl import hub
-
     family = upstream_family(name)
-    needs_path = name.endswith(("_local", "_url", "_custom"))
+    hugging_face = family.startswith("hf_")
+    needs_path = hugging_face or name.endswith(("_local", "_url", "_custom"))
     if needs_path and not path_or_url:
         raise HJPruneError(f"the upstream {name} needs a checkpoint; give its path or URL")
-    options: dict[str, Any] = {}
-    if path_or_url:
-        if not needs_path:
-            raise HJPruneError(
-                f"the upstream {name} brings its own checkpoint; to use {path_or_url} name the "
-                f"upstream {family}_local"
-            )
-        if "://" not in path_or_url and not Path(path_or_url).is_file():
-            raise HJPruneError(f"the upstream checkpoint {path_or_url} does not exist")
-        options["ckpt"] = path_or_url
-    if download_dir is not None:
-        s3prl.util.download.set_dir(download_dir)
-    try:
-        expert = getattr(hub, name)(**options)
-    except Exception as error:
-        # s3prl reports a file of another kind through whatever its reader stumbles over.
-        what = path_or_url or name
+    if path_or_url and not needs_path:
         raise HJPruneError(
-            f"{what} cannot be read as a {family} checkpoint in s3prl's converted format "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        ) from error
-    model = expert.model
-    if family == "hubert":
-        task_cfg, model_cfg = expert.task_cfg, _hubert_config(model)
+            f"the upstream {name} brings its own checkpoint; to use {path_or_url} name the "
+            f"upstream {family}_local"
+        )
+    if hugging_face:
+        from espnet_hjprune.upstream.huggingface_source import load_hugging_face
+
+        config, weights = load_hugging_face(family, str(path_or_url))
     else:
-        task_cfg, model_cfg = {"normalize": expert.wav_normalize}, model.cfg
-    config = config_from_fairseq(_as_dict(model_cfg), _as_dict(task_cfg), family)
-    weights = model.state_dict()
+        config, weights = _load_s3prl(name, family, path_or_url, download_dir)
     if "post_extract_proj.weight" not in weights:
         logging.info(
             "The upstream's CNN is as wide as its Transformer; adding an identity projection"
@@ -95,8 +58,55 @@ def load_upstream(
     return config, convert_weights(weights, config)
 
 
+def _load_s3prl(
+    name: str, family: str, path_or_url: str | None, download_dir: str | None
+) -> Loaded:
+    """Let s3prl build the upstream, then read it off."""
+    if path_or_url and "://" not in path_or_url and not Path(path_or_url).is_file():
+        raise HJPruneError(f"the upstream checkpoint {path_or_url} does not exist")
+    hubconf = importlib.import_module(f"s3prl.upstream.{family}.hubconf")
+    if download_dir is not None:
+        import s3prl.util.download
+
+        s3prl.util.download.set_dir(download_dir)
+    try:
+        expert = getattr(hubconf, name)(**({"ckpt": path_or_url} if path_or_url else {}))
+    except Exception as error:
+        # s3prl reports a file of another kind through whatever its reader stumbles over.
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise HJPruneError(
+            f"{path_or_url or name} cannot be read as a {family} checkpoint in s3prl's converted "
+            f"format ({type(error).__name__}: {reason})"
+        ) from error
+    return READERS[family](expert)
+
+
 def _as_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config) if dataclasses.is_dataclass(config) else dict(config)
+
+
+def _read_wav2vec2(expert: Any) -> Loaded:
+    """wav2vec 2.0, XLS-R and data2vec."""
+    model_cfg = _as_dict(expert.model.cfg)
+    return (
+        config_from_fairseq(model_cfg, bool(expert.wav_normalize), "conv"),
+        expert.model.state_dict(),
+    )
+
+
+def _read_wavlm(expert: Any) -> Loaded:
+    """WavLM and UniSpeech-SAT, whose models are of one class."""
+    model_cfg = vars(expert.cfg)
+    return (
+        config_from_fairseq(model_cfg, bool(expert.cfg.normalize), "chunk"),
+        expert.model.state_dict(),
+    )
+
+
+def _read_hubert(expert: Any) -> Loaded:
+    model_cfg = _hubert_config(expert.model)
+    normalize = bool(_as_dict(expert.task_cfg).get("normalize", False))
+    return config_from_fairseq(model_cfg, normalize, "chunk"), expert.model.state_dict()
 
 
 def _hubert_config(model: torch.nn.Module) -> dict[str, Any]:
@@ -123,3 +133,33 @@ def _hubert_config(model: torch.nn.Module) -> dict[str, Any]:
         "activation_fn": getattr(activation, "__name__", str(activation)),
         "layer_type": "transformer" if hasattr(layers[0], "fc1") else "conformer",
     }
+
+
+def _read_distiller(expert: Any) -> Loaded:
+    """DistilHuBERT: the encoder without its prediction heads."""
+    model = expert.model.model
+    model_cfg = dict(vars(model.config))
+    for option, supported in (
+        ("attention_type", ("original",)),
+        ("task_emb_type", ("expand-last", "self-hidden", "none")),
+        ("layer_norm_first", (False,)),
+    ):
+        if model_cfg[option] not in supported:
+            raise HJPruneError(
+                f"the upstream checkpoint has {option}={model_cfg[option]}; pruning supports "
+                f"{' or '.join(map(str, supported))} only"
+            )
+    model_cfg["conv_feature_layers"] = model_cfg["extractor_conv_feature_layers"]
+    model_cfg["conv_bias"] = False
+    config = config_from_fairseq(model_cfg, False, "conv")
+    return replace(config, projection_norm=False), model.state_dict()
+
+
+READERS: dict[str, Callable[[Any], Loaded]] = {
+    "wav2vec2": _read_wav2vec2,
+    "hubert": _read_hubert,
+    "wavlm": _read_wavlm,
+    "unispeech_sat": _read_wavlm,
+    "data2vec": _read_wav2vec2,
+    "distiller": _read_distiller,
+}
