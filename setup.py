@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 setup(
     name="espnet_hjprune",
     version="0.1.0",
-    description="Structured pruning of wav2vec 2.0 and HuBERT for ESPnet (HJ-Pruning)",
+    description="Structured pruning of wav2vec 2.0, HuBERT and WavLM for ESPnet (HJ-Pruning)",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,4 +1,4 @@
-"""The SLURP recipe on a tiny synthetic corpus: all stages, ESPnet, sclite, a label report."""
+"""The SLURP recipe with WavLM on a tiny corpus: all stages, ESPnet, sclite, a label report."""
 
 import json
 
@@ -7,7 +7,8 @@ import yaml
 from recipe_runs import RecipeCopy, copy_recipe, read_text, sclite_error_rate
 
 SETTINGS = [
-    "--mini", "true", "--inference_nj", "1", "--ramp_epochs", "1", "--mini_pretrain_epochs", "1",
+    "--mini", "true", "--upstream", "wavlm_mini", "--inference_nj", "1",
+    "--ramp_epochs", "1", "--mini_pretrain_epochs", "1",
     "--mini_opts", "--num_train 20 --num_train_synthetic 4 --num_devel 4 --num_test 4 --nj 2",
     "--finetune_args", "--max_epoch 1 --num_workers 0",
     "--prune_args", "--max_epoch 2 --num_workers 0",
@@ -28,6 +29,8 @@ def test_all_stages(recipe):
     assert config["decoder"] == "linear_decoder" and config["model_conf"]["ctc_weight"] == 0.0
     assert config["frontend_conf"]["pruning"]["target_sparsity"] == 0.5
     assert len(config["token_list"]) == 10 + 3
+    architecture = config["frontend_conf"]["frontend_conf"]["architecture"]
+    assert architecture["relative"]["buckets"] == 320
 
     summary = json.loads(recipe.only("exp/asr_prune_*/compact/summary.json").read_text())
     assert summary["max_abs_diff"] <= 1e-5

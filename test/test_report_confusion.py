@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from espnet_hjprune.bin import report
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe.datadir import write_table
+from espnet_hjprune.recipe.datadir import read_table, write_table
 from espnet_hjprune.report.confusion import (
     NOTHING,
     Confusion,
@@ -139,9 +139,10 @@ def test_report(experiments: Path) -> None:
 
 def test_a_count_that_sclite_does_not_share_is_an_error(experiments: Path) -> None:
     decoded = experiments / "final/decode_slu/test"
-    lines = (decoded / "text").read_text().splitlines()
-    lines[0] = lines[0].split()[0] + " something_else"
-    (decoded / "text").write_text("\n".join(lines) + "\n")
+    true = read_table(experiments / "raw/test/text")
+    labels = read_table(decoded / "text")
+    right = next(utt_id for utt_id, label in labels.items() if label == true[utt_id])
+    write_table(decoded / "text", labels | {right: "something_else"})
     with pytest.raises(HJPruneError, match=r"sclite counts \d+ errors in 120 utterances"):
         report.main([*options(experiments), f"--data_dir={experiments}/raw"])
     assert not (experiments / "RESULTS.md").exists()
