@@ -100,13 +100,18 @@ def test_hidden_states_equal_s3prl(tmp_path, family, style):
     ("name", "family"),
     [
         ("wav2vec2_base", "wav2vec2"),
+        ("hubert_base", "hubert"),
         ("wavlm_base_plus", "wavlm"),
+        ("wavlm_large", "wavlm"),
+        ("unispeech_sat_base", "unispeech_sat"),
         ("data2vec_base", "data2vec"),
         ("distilhubert", "distiller"),
+        ("wav2vec2_base", "hf_wav2vec2"),
+        ("hubert_base", "hf_hubert"),
         ("wavlm_base_plus", "hf_wavlm"),
     ],
 )
-def test_base_size_equals_s3prl(tmp_path, name, family):
+def test_full_size_equals_s3prl(tmp_path, name, family):
     path = str(tmp_path / "upstream.pt")
     save_random_checkpoint(architecture(name), family, path)
     torch.manual_seed(1)

@@ -99,8 +99,6 @@ check_options() {
         status=2 die "--audio_format is flac, wav or flac.ark, not '${audio_format}'"
     [[ ${token_type} =~ ^(char|bpe|word)$ ]] ||
         status=2 die "--token_type is char, bpe or word, not '${token_type}'"
-    [[ ${criterion} =~ ^(macs|size|sepsize)$ ]] ||
-        status=2 die "--criterion is macs, size or sepsize, not '${criterion}'"
     [[ ${metric} =~ ^(wer|accuracy)$ ]] ||
         status=2 die "--metric is wer or accuracy, not '${metric}'"
     check_target
@@ -150,6 +148,9 @@ check_fraction() {
     fi
 }
 
+# Before what is found by its name.
+[[ ${criterion} =~ ^(macs|size|sepsize)$ ]] ||
+    status=2 die "--criterion is macs, size or sepsize, not '${criterion}'"
 if [ -z "${prune_config}" ]; then
     prune_config=${config_dir}/prune_${criterion}.yaml
 fi
