@@ -8,6 +8,7 @@ import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.stock_weights import translate_stock_weights
 from espnet_hjprune.espnet.upstream_module import SpeechUpstream
 
 
@@ -38,6 +39,10 @@ class HJPruneFrontend(AbsFrontend):
             frontend_conf, download_dir, multilayer_feature, layer, dropout, masking, pruning
         )
         self.hop_length = self.core.config.downsampling
+        self._register_load_state_dict_pre_hook(self._accept_stock_weights)
+
+    def _accept_stock_weights(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        translate_stock_weights(self.core, state, prefix)
 
     def output_size(self) -> int:
         """Width of the features."""
