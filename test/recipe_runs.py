@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,3 +89,19 @@ def sclite_error_rate(result: Path) -> float:
     """The error rate that sclite printed, in percent."""
     (total,) = (line for line in result.read_text().splitlines() if "Sum/Avg" in line)
     return float(total.replace("|", " ").split()[-2])
+
+
+def copy_local(directory: Path, name: str, settings: str) -> Path:
+    """Copy ``local`` of ``egs2/<name>`` with what its data.sh sources; ``settings`` is db.sh."""
+    shutil.copytree(ROOT / "egs2" / name / "local", directory / "local")
+    (directory / "utils").symlink_to(ROOT / "utils")
+    interpreter = Path(sys.executable).parent
+    (directory / "path.sh").write_text(f'PATH="{interpreter}:$PATH"\nexport PYTHONPATH="{ROOT}"\n')
+    (directory / "db.sh").write_text(settings)
+    return directory
+
+
+def data_sh(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run local/data.sh."""
+    command = ["bash", "local/data.sh", *options]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)

@@ -152,6 +152,24 @@ def test_a_compact_model_can_be_pruned_again(family):
     assert max(kept_again) < len(kept)
 
 
+@pytest.mark.parametrize("family", ["wav2vec2", "wavlm"])
+@pytest.mark.parametrize("style", ["base", "large"])
+def test_every_trainable_parameter_of_a_compact_model_is_used(family, style):
+    """Distributed training stops at parameters that get no gradient."""
+    encoder = random_encoder(family_config(family, style))
+    pruner = Pruner(encoder.config, PruningConfig(target_sparsity=0.1, ramp_steps=0)).eval()
+    flat = torch.ones_like(pruner.gates.log_alpha)
+    for group in pruner.gates.groups:
+        if (group.unit, group.layer) in {("head", 0), ("ffn", 1)}:
+            flat[group.slice] = 0
+    compact, _ = compact_encoder(encoder, pruner.gates.values(flat))
+    again = SpeechEncoder(compact.config).train()
+    wave, lengths = padded_batch([5000, 4000])
+    again(wave, lengths)[0][0].square().sum().backward()
+    unused = [n for n, p in again.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []
+
+
 def test_scattered_output_has_the_full_width():
     encoder = random_encoder(small_config("large"))
     gates = random_pruner(encoder.config, target_sparsity=0.5)()

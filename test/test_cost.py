@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_hjprune.bin import profile
+from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn import ConvLayerConfig, EncoderConfig, PositionalConfig
 from espnet_hjprune.pruning import (
     GateSet,
@@ -75,6 +76,13 @@ def test_the_readmes_table_is_what_profile_prints(capsys):
     base = json.loads(capsys.readouterr().out)
     (row,) = [line for line in table.splitlines() if "`wavlm_base_plus`" in line]
     assert f"| {base['macs'] / 1e9:.2f} | {base['params'] / 1e6:.2f} M |" in row
+
+
+def test_the_table_goes_with_no_model():
+    with pytest.raises(HJPruneError, match="--table prints all"):
+        profile.main(["--table", "--upstream", "wavlm_base"])
+    with pytest.raises(HJPruneError, match="shorter than one frame"):
+        profile.main(["--table", "--seconds", "0.01"])
 
 
 def tiny_config() -> EncoderConfig:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from models import FAMILIES, family_config, padded_batch
 from recipe_runs import ROOT, read_text, sclite_error_rate
-from test_espnet_plugin import options
+from test_espnet_plugin import CONFORMER, options
 from test_upstream import NAMES
 
 from espnet_hjprune.errors import HJPruneError
@@ -49,6 +49,9 @@ def stock_model(asr, family: str, path: Path, **changes):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
+        if not changes.get("multilayer_feature"):
+            # Nothing trains them then.
+            model.frontend.featurizer.weights.zero_()
     return model.eval()
 
 
@@ -66,7 +69,7 @@ def test_a_model_of_the_stock_frontend_can_be_pruned(asr, tmp_path, family):
 
     path = tmp_path / "upstream.pt"
     save_random_checkpoint(family_config(family), family, path, spread=0.2)
-    changes = {} if family == "distiller" else {"multilayer_feature": True}
+    changes = {"layer": 1} if family == "distiller" else {"multilayer_feature": True}
     stock = stock_model(asr, family, path, **changes)
     torch.save(stock.state_dict(), tmp_path / "stock.pth")
     config = plugin_config(family, path, **changes)
@@ -76,16 +79,9 @@ def test_a_model_of_the_stock_frontend_can_be_pruned(asr, tmp_path, family):
     ours.eval()
     speech, lengths = padded_batch([16000, 12345])
     with torch.no_grad():
-        if family == "distiller":
-            # The stock frontend's last state there is a prediction head.
-            upstream = stock.frontend.upstream.upstream
-            expected = upstream([speech[0]])["paper"]
-        else:
-            expected, _ = stock.frontend(speech, lengths)
+        expected, _ = stock.frontend(speech, lengths)
         features, frames = ours.frontend(speech, lengths)
-    rows = [0] if family == "distiller" else [0, 1]
-    for row in rows:
-        length = int(frames[row])
+    for row, length in enumerate(frames.tolist()):
         assert (features[row, :length] - expected[row, :length]).abs().max() < 1e-4
     assert torch.equal(ours.ctc.ctc_lo.weight, stock.ctc.ctc_lo.weight)
     # With gates too, whose own state stays as it is.
@@ -93,6 +89,32 @@ def test_a_model_of_the_stock_frontend_can_be_pruned(asr, tmp_path, family):
     load_pretrained_model(f"{tmp_path}/stock.pth", gated, ignore_init_mismatch=False)
     for name, tensor in ours.frontend.core.encoder.state_dict().items():
         assert torch.equal(gated.frontend.core.encoder.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("family", "theirs", "ours", "message"),
+    [
+        ("distiller", {}, {}, "reads a prediction head of DistilHuBERT"),
+        ("wav2vec2", {}, {"multilayer_feature": True}, None),
+        ("wav2vec2", {"layer": 1}, {"multilayer_feature": True}, "was not trained with multi"),
+        ("wav2vec2", {"multilayer_feature": True}, {}, "was trained with multilayer_feature"),
+    ],
+)
+def test_other_features_of_the_stock_frontend_are_refused(
+    asr, tmp_path, family, theirs, ours, message
+):
+    from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
+
+    path = tmp_path / "upstream.pt"
+    save_random_checkpoint(family_config(family), family, path)
+    stock = stock_model(asr, family, path, **theirs)
+    torch.save(stock.state_dict(), tmp_path / "stock.pth")
+    model = build_model(asr, plugin_config(family, path, **ours))
+    if message is None:
+        load_pretrained_model(f"{tmp_path}/stock.pth", model, ignore_init_mismatch=False)
+        return
+    with pytest.raises(HJPruneError, match=message):
+        load_pretrained_model(f"{tmp_path}/stock.pth", model, ignore_init_mismatch=False)
 
 
 def test_another_upstream_of_the_stock_frontend_is_refused(asr, tmp_path):
@@ -134,14 +156,7 @@ TRAINING = {
     "exclude_weight_decay": True,
     "preencoder": "linear",
     "preencoder_conf": {"input_size": 64, "output_size": 16},
-    "encoder": "conformer",
-    "encoder_conf": {
-        "output_size": 16,
-        "attention_heads": 2,
-        "linear_units": 16,
-        "num_blocks": 1,
-        "input_layer": "linear",
-    },
+    **CONFORMER,
     "decoder": "transformer",
     "decoder_conf": {"attention_heads": 2, "linear_units": 16, "num_blocks": 1},
     "model_conf": {"ctc_weight": 0.3, "extract_feats_in_collect_stats": False},

@@ -92,6 +92,31 @@ CONFORMER = {
 }
 
 
+# Other encoders on top, with an attention decoder and joint CTC.
+ATTENTION = {
+    "decoder": "transformer",
+    "decoder_conf": {"attention_heads": 2, "linear_units": 16, "num_blocks": 1},
+    "model_conf": {"ctc_weight": 0.3},
+}
+E_BRANCHFORMER = {
+    "encoder": "e_branchformer",
+    "encoder_conf": {
+        "output_size": 16,
+        "attention_heads": 2,
+        "linear_units": 16,
+        "cgmlp_linear_units": 32,
+        "num_blocks": 1,
+        "input_layer": "linear",
+    },
+    **ATTENTION,
+}
+RNN = {
+    "encoder": "rnn",
+    "encoder_conf": {"num_layers": 1, "hidden_size": 8, "output_size": 16, "subsample": None},
+    **ATTENTION,
+}
+
+
 def batch():
     """Two utterances with three tokens each."""
     speech, lengths = padded_batch([9000, 7000])
@@ -183,12 +208,25 @@ def test_scheduler_warms_up_decays_and_leaves_the_gates_alone(asr, checkpoint):
     assert rates[4:] == pytest.approx([1.0 - i / 8 for i in range(8)])
 
 
-@pytest.mark.parametrize("form", ["frontend", "encoder", "conformer", "classifier", "preencoder"])
+FORMS = [
+    "frontend",
+    "encoder",
+    "conformer",
+    "e_branchformer",
+    "rnn",
+    "classifier",
+    "preencoder",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_compaction_of_whole_models(asr, checkpoint, tmp_path, form):
     config = {
         "frontend": lambda: options(checkpoint),
         "encoder": lambda: encoder_form(checkpoint),
         "conformer": lambda: options(checkpoint, **CONFORMER),
+        "e_branchformer": lambda: options(checkpoint, **E_BRANCHFORMER),
+        "rnn": lambda: options(checkpoint, **RNN),
         "classifier": lambda: options(
             checkpoint, decoder="linear_decoder", model_conf={"ctc_weight": 0.0}
         ),
@@ -199,8 +237,14 @@ def test_compaction_of_whole_models(asr, checkpoint, tmp_path, form):
             **CONFORMER,
         ),
     }[form]()
-    model = asr.ASRTask.build_model(Namespace(**config)).eval()
-    randomise_gates(model)
+    model = asr.ASRTask.build_model(Namespace(**config)).train()
+    data = batch()
+    if form == "classifier":
+        data["text"], data["text_lengths"] = data["text"][:, :1], torch.tensor([1, 1])
+    loss, _, _ = model(**data)
+    loss.backward()
+    upstream = randomise_gates(model.eval())
+    assert upstream.pruner.gates.log_alpha.grad.abs().sum() > 0
     trained = tmp_path / "trained"
     trained.mkdir()
     torch.save(model.state_dict(), trained / "1epoch.pth")
@@ -221,13 +265,13 @@ def test_compaction_of_whole_models(asr, checkpoint, tmp_path, form):
     assert "wav2vec2_local" not in (out / "config.yaml").read_text()
     compact = build_model(asr, compact_config).eval()
     compact.load_state_dict(torch.load(out / "model.pth"))
-    data = batch()
     with torch.no_grad():
         expected, _ = model.encode(data["speech"], data["speech_lengths"])
         actual, _ = compact.encode(data["speech"], data["speech_lengths"])
-    if form in ("conformer", "preencoder"):
+    scattered = form in ("conformer", "e_branchformer", "rnn")
+    if scattered or form == "preencoder":
         assert (expected - actual).abs().max() <= 1e-5
-    if form == "conformer":
+    if scattered:
         assert compact.frontend.output_size() == 64
     else:
         assert (

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from random import Random
@@ -14,6 +12,7 @@ from random import Random
 import numpy as np
 import pytest
 import soundfile
+from recipe_runs import copy_local, data_sh
 from servers import serve
 
 from espnet_hjprune.atomic import replaced_directory
@@ -450,19 +449,7 @@ def test_format_data_command(data: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """A recipe directory with local/ and the settings that local/data.sh reads."""
-    directory = tmp_path / "asr1"
-    shutil.copytree(LOCAL, directory / "local")
-    (directory / "utils").symlink_to(ROOT / "utils")
-    interpreter = Path(sys.executable).parent
-    (directory / "path.sh").write_text(f'PATH="{interpreter}:$PATH"\nexport PYTHONPATH="{ROOT}"\n')
-    (directory / "db.sh").write_text("LIBRISPEECH=downloads\n")
-    return directory
-
-
-def data_sh(recipe: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run local/data.sh."""
-    command = ["bash", "local/data.sh", *options]
-    return subprocess.run(command, cwd=recipe, capture_output=True, text=True, check=False)
+    return copy_local(tmp_path / "asr1", "librispeech_100/asr1", "LIBRISPEECH=downloads\n")
 
 
 def test_data_sh_mini(recipe: Path) -> None:

@@ -91,6 +91,8 @@ def check_against_jiwer(recipe: RecipeCopy, decoded: Path) -> None:
         (["train"], 2, "argument 'train' is not expected"),
         (["--stage", "9"], 2, "--stage and --stop_stage are 1 to 7"),
         (["--target_sparsity", "1"], 2, "must lie between 0 and 1"),
+        (["--prune_config", "conf/mini/prune_sepsize.yaml"], 2, "is for --criterion sepsize"),
+        (["--upstream", "hubert_base", "--mini_pretrain_epochs", "2"], 2, "needs --mini true and"),
         (["--criterion", "flops"], 2, "--criterion is macs, size or sepsize"),
         (["--criterion", "sepsize", "--target_sparsity", "0.4"], 2, '"cnn=X transformer=Y"'),
         (["--fs", "8k"], 2, "--fs is 8k"),

@@ -6,8 +6,6 @@ import hashlib
 import json
 import logging
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import family_config
+from recipe_runs import copy_local, data_sh
 from servers import serve
 
 from espnet_hjprune.bin import pretrain_upstream
@@ -216,6 +215,23 @@ def test_missing_recordings_are_counted_and_named(
     assert not (tmp_path / "other").exists()
 
 
+def test_a_recording_of_two_prompts_is_taken_once(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As SLURP's own training set has it."""
+    entries = prompts(corpus, "train")
+    file = entries[0]["recordings"][0]
+    entries[1]["recordings"].append(file)
+    write_prompts(corpus, "train", entries)
+    with caplog.at_level(logging.WARNING):
+        prepare(corpus, tmp_path / "data")
+    assert f"1 recordings in {slurp.annotation_path(corpus, 'train')}" in caplog.text
+    assert file["file"] in caplog.text
+    texts = read_table(tmp_path / "data/train/text")
+    (label,) = [text for utt, text in texts.items() if utt.endswith(Path(file["file"]).stem)]
+    assert len(texts) == 65 and label == f"{entries[0]['scenario']}_{entries[0]['action']}"
+
+
 def test_unseen_labels_are_refused_by_name(
     corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -344,19 +360,7 @@ def test_download_refuses_what_is_not_published(server, tmp_path: Path) -> None:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """A recipe directory with local/ and the settings that local/data.sh reads."""
-    directory = tmp_path / "asr1"
-    shutil.copytree(RECIPE / "local", directory / "local")
-    (directory / "utils").symlink_to(ROOT / "utils")
-    interpreter = Path(sys.executable).parent
-    (directory / "path.sh").write_text(f'PATH="{interpreter}:$PATH"\nexport PYTHONPATH="{ROOT}"\n')
-    (directory / "db.sh").write_text("SLURP=downloads/slurp\n")
-    return directory
-
-
-def data_sh(recipe: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run local/data.sh."""
-    command = ["bash", "local/data.sh", *options]
-    return subprocess.run(command, cwd=recipe, capture_output=True, text=True, check=False)
+    return copy_local(tmp_path / "asr1", "slurp/asr1", "SLURP=downloads/slurp\n")
 
 
 def test_data_sh_with_a_corpus_of_the_user(recipe: Path, mini: Path) -> None:

@@ -214,6 +214,17 @@ def test_hugging_face_checkpoints_of_another_kind_are_refused(tmp_path):
     (path / "config.json").write_text(json.dumps(config | {"add_adapter": True}))
     with pytest.raises(HJPruneError, match=r"add_adapter=True|lacks the weight adapter"):
         load_upstream("hf_wavlm_custom", str(path))
+    (path / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.1}))
+    with pytest.raises(HJPruneError, match=r"has layer_norm_eps=0\.1"):
+        load_upstream("hf_wavlm_custom", str(path))
+    (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 95}))
+    with pytest.raises(HJPruneError, match="cannot be loaded as a wavlm model"):
+        load_upstream("hf_wavlm_custom", str(path))
+    (path / "config.json").write_text(json.dumps(config))
+    weights = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(HJPruneError, match="cannot be loaded as a wavlm model"):
+        load_upstream("hf_wavlm_custom", str(path))
     (path / "model.safetensors").unlink()
     with pytest.raises(HJPruneError, match="cannot be loaded as a wavlm model"):
         load_upstream("hf_wavlm_custom", str(path))

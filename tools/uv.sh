@@ -15,7 +15,7 @@ find_uv() {
 }
 
 install_uv() {
-    log "installing uv into tools/src/uv" >&2
+    log "installing uv into tools/src/uv"
     rm -rf tools/src/uv
     mkdir -p tools/src
     # Debian's python3 may come without venv or without pip, so each way may fail.
@@ -36,6 +36,7 @@ install_uv() {
 # Print a uv that works, installing it where there is none.
 need_uv() {
     find_uv && return
-    install_uv
+    # What an installer prints is not part of the answer.
+    install_uv >&2
     find_uv || die "the uv that was installed does not run; install uv by hand and run this again"
 }

@@ -156,6 +156,11 @@ if [ -z "${prune_config}" ]; then
 fi
 if [ -z "${target_sparsity}" ]; then
     need_config prune_config
+    configured=$(${python} -m espnet_hjprune.bin.show_option --config "${prune_config}" \
+        --option frontend_conf.pruning.criterion)
+    [ "${configured}" = "${criterion}" ] ||
+        status=2 die "${prune_config} is for --criterion ${configured}; give it, or with" \
+            "--criterion ${criterion} a --target_sparsity"
     target_sparsity=$(${python} -m espnet_hjprune.bin.show_option --config "${prune_config}" \
         --option frontend_conf.pruning.target_sparsity)
 fi
@@ -168,6 +173,9 @@ if [ "${mini}" = true ] && [ -z "${upstream_ckpt}" ] && [[ ${upstream} == *_mini
 else
     make_upstream=
     upstream_tag=${upstream_tag:-${upstream}}
+fi
+if [ "${mini_pretrain_epochs}" != 0 ] && [ -z "${make_upstream}" ]; then
+    status=2 die "--mini_pretrain_epochs needs --mini true and a mini upstream such as wav2vec2_mini"
 fi
 check_options
 if [ "${token_type}" = bpe ] && [[ " ${score_types} " != *" ter "* ]]; then
@@ -476,13 +484,17 @@ stage_1() {
     fi
 }
 
+upstream_stamp() {
+    echo "$(dirname "${upstream_ckpt}")/.$(basename "${upstream_ckpt}" .pt)"
+}
+
 make_mini_upstream() {
     local stamp words=data/${train_set%_sp}/transcript random=${upstream_ckpt}
-    stamp=$(dirname "${upstream_ckpt}")/.$(basename "${upstream_ckpt}" .pt)
+    stamp=$(upstream_stamp)
     [ -e "${upstream_ckpt}" ] || rm -f "${stamp}/.done"
     local inputs=("${mini_pretrain_epochs}")
     if [ "${mini_pretrain_epochs}" -gt 0 ]; then
-        need "${words}" "the pre-training of the mini upstream needs it"
+        need "${words}" "the mini upstream is trained on it; use --mini_pretrain_epochs 0"
         inputs+=("$(checksum "${words}" data/.stage1/.done)")
     fi
     unfinished "${stamp}" "${inputs[@]}" || return 0
@@ -577,8 +589,12 @@ stage_3() {
     fi
     # shellcheck disable=SC2206 # options that the user gives as words
     local args=("${upstream_args[@]}" ${finetune_args})
-    if unfinished "${finetune_exp}" "${args[*]}" \
-        "$(checksum "${finetune_config}" "${stats_dir}/train/.done" "${stats_dir}/valid/.done")"; then
+    local inputs=("${finetune_config}" "${stats_dir}/train/.done" "${stats_dir}/valid/.done")
+    if [ -n "${make_upstream}" ]; then
+        inputs+=("$(upstream_stamp)/.done")
+        need "${inputs[-1]}" "run stage 1 first"
+    fi
+    if unfinished "${finetune_exp}" "${args[*]}" "$(checksum "${inputs[@]}")"; then
         train "stage 3: fine-tuning" "${finetune_exp}" "${finetune_config}" "${args[@]}"
         finish "${finetune_exp}"
     fi

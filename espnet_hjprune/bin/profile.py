@@ -12,6 +12,7 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.pruning.config import SAMPLE_RATE
 from espnet_hjprune.pruning.cost import config_counts, module_costs
+from espnet_hjprune.upstream.architectures import ARCHITECTURES, architecture
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -40,8 +41,6 @@ def find_config(args: argparse.Namespace) -> EncoderConfig:
         from espnet_hjprune.model_dir import read_architecture
 
         return read_architecture(Path(args.model_dir) / "config.yaml")
-    from espnet_hjprune.upstream.architectures import ARCHITECTURES, architecture
-
     if args.ckpt:
         from espnet_hjprune.upstream.s3prl_source import load_upstream
 
@@ -58,8 +57,6 @@ def find_config(args: argparse.Namespace) -> EncoderConfig:
 
 def architecture_table(samples: int) -> str:
     """Sizes and costs of the named architectures; those of equal cost share a row."""
-    from espnet_hjprune.upstream.architectures import ARCHITECTURES
-
     named: dict[tuple[str, ...], list[str]] = {}
     for name, make in ARCHITECTURES.items():
         if name.endswith("_mini"):
@@ -89,15 +86,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.seconds <= 0:
         raise HJPruneError(f"--seconds is {args.seconds}; it must be positive")
     samples = round(args.seconds * SAMPLE_RATE)
-    if args.table:
-        print(architecture_table(samples), end="")
-        return
-    config = find_config(args)
+    if args.table and (args.upstream or args.model_dir or args.json):
+        raise HJPruneError("--table prints all named architectures; give it without other models")
+    config = architecture("wav2vec2_base") if args.table else find_config(args)
     if samples < config.receptive_field:
         raise HJPruneError(
             f"--seconds {args.seconds} is shorter than one frame of "
             f"{config.receptive_field / SAMPLE_RATE:.3f} seconds"
         )
+    if args.table:
+        # They all have the same frames.
+        print(architecture_table(samples), end="")
+        return
     modules = module_costs(config, config_counts(config), samples)
     macs = sum(module.macs for module in modules)
     params = sum(module.params for module in modules)

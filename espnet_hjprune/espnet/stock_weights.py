@@ -29,7 +29,8 @@ def translate_stock_weights(core: SpeechUpstream, state: dict[str, Any], prefix:
         prefix: what stands before the frontend's entries, such as ``frontend.``.
 
     Raises:
-        HJPruneError: the upstream is another one.
+        HJPruneError: the upstream is another one, or the stock frontend gave other features than
+            the options of ``core`` give.
     """
     start = prefix + STOCK
     found = {
@@ -38,6 +39,11 @@ def translate_stock_weights(core: SpeechUpstream, state: dict[str, Any], prefix:
     layer_weights = state.pop(prefix + LAYER_WEIGHTS, None)
     if not found:
         return
+    if "model.output_layer.0.weight" in found and core.layer < 1:
+        raise HJPruneError(
+            "the model reads a prediction head of DistilHuBERT, which is what the s3prl frontend "
+            "gives unless it has an option layer; hj_prune keeps the layers only: fine-tune with it"
+        )
     # Distillation wraps the model once more.
     weights = {name.removeprefix("model."): tensor for name, tensor in found.items()}
     if any(name.startswith("feature_projection.") for name in weights):
@@ -59,5 +65,21 @@ def translate_stock_weights(core: SpeechUpstream, state: dict[str, Any], prefix:
                 "same upstream"
             )
         state[f"{prefix}core.encoder.{name}"] = tensor
-    if core.layer_weights is not None and isinstance(layer_weights, torch.Tensor):
-        state[f"{prefix}core.layer_weights"] = layer_weights
+    _translate_layer_weights(core, layer_weights, state, prefix)
+
+
+def _translate_layer_weights(
+    core: SpeechUpstream, weights: torch.Tensor | None, state: dict[str, Any], prefix: str
+) -> None:
+    """The weights of the sum over layers; the stock frontend always has some."""
+    if core.layer_weights is not None:
+        if weights is None or weights.shape != core.layer_weights.shape:
+            raise HJPruneError(
+                "the model of the s3prl frontend was not trained with multilayer_feature: true; "
+                "remove it"
+            )
+        state[f"{prefix}core.layer_weights"] = weights
+    elif weights is not None and weights.any():
+        raise HJPruneError(
+            "the model of the s3prl frontend was trained with multilayer_feature: true; set it"
+        )

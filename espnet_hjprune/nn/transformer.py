@@ -128,6 +128,10 @@ class TransformerLayer(nn.Module):
             hidden, config.ffn_sizes[index], config.activation, dropout.activation
         )
         self.ffn_norm = FeatureNorm(hidden)
+        if config.norm_first:
+            # The norm of an empty branch is not used, which distributed training would object to.
+            self.attention_norm.requires_grad_(self.attention.heads > 0)
+            self.ffn_norm.requires_grad_(self.ffn.size > 0)
 
     def forward(
         self,
@@ -160,6 +164,8 @@ class Transformer(nn.Module):
         self.norm = FeatureNorm(config.hidden_size)
         # Outside of layer 0, which may lose all its heads, as in the published models it stands in.
         self.relative = RelativeBias(config.relative) if config.relative is not None else None
+        if self.relative is not None:
+            self.relative.requires_grad_(any(config.heads))
         self.layers = nn.ModuleList(
             TransformerLayer(config, index, dropout) for index in range(len(config.heads))
         )

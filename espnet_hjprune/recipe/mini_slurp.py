@@ -80,6 +80,8 @@ class MiniConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        if self.prompts.get(SYNTHETIC, 0) < 0:
+            raise HJPruneError("--num_train_synthetic cannot be negative")
         for name in ("train", "devel", "test"):
             if self.prompts.get(name, 0) < (len(INTENTS) if name == "train" else 1):
                 raise HJPruneError(

@@ -107,12 +107,31 @@ def pretrain(
         raise HJPruneError("--epochs must be at least 1")
     encoder_config, state = load_upstream(upstream, str(checkpoint))
     utterances, characters = _read(data_dir, text)
-    random = Random(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        encoder = SpeechEncoder(encoder_config).train()
+        encoder = SpeechEncoder(encoder_config)
+        encoder.load_state_dict(state)
         head = torch.nn.Linear(encoder.output_size, characters + 1)
-    encoder.load_state_dict(state)
+        loss = _train(encoder.train(), head, utterances, config)
+    content = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    weights = content[next(key for key in WEIGHT_KEYS if key in content)]
+    trained = fairseq_weights(encoder.state_dict(), encoder_config)
+    # What we add to some families has no place in their files.
+    weights.update({name: tensor for name, tensor in trained.items() if name in weights})
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(output) as partial:
+        torch.save(content, partial)
+    return loss
+
+
+def _train(
+    encoder: SpeechEncoder,
+    head: torch.nn.Module,
+    utterances: Sequence[_Utterance],
+    config: PretrainConfig,
+) -> float:
+    """Train in place; return the mean loss of the last epoch."""
+    random = Random(config.seed)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.01)
     starts = list(range(0, len(utterances), config.batch_size))
@@ -139,12 +158,4 @@ def pretrain(
                 progress.update()
             mean = sum(losses) / len(losses)
             progress.set_postfix_str(f"loss={mean:.3g}")
-    content = torch.load(checkpoint, map_location="cpu", weights_only=False)
-    weights = content[next(key for key in WEIGHT_KEYS if key in content)]
-    trained = fairseq_weights(encoder.state_dict(), encoder_config)
-    # What we add to some families has no place in their files.
-    weights.update({name: tensor for name, tensor in trained.items() if name in weights})
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_file(output) as partial:
-        torch.save(content, partial)
     return mean

@@ -30,7 +30,7 @@ ANNOTATIONS = (
     f"?ref={ANNOTATION_COMMIT}"
 )
 SYNTHETIC = "train_synthetic"
-# Which annotation files a data directory is made of, and the number of utterances published.
+# Which annotation files a data directory is made of, and the number of different recordings.
 SETS = {"train": ("train", SYNTHETIC), "devel": ("devel",), "test": ("test",)}
 PUBLISHED = {"train": 50627, SYNTHETIC: 69253, "devel": 8690, "test": 13078}
 SYNTHETIC_SPEAKER = "synthetic"
@@ -132,10 +132,9 @@ def _present(
     files = set(os.listdir(directory)) if directory.is_dir() else set()
     missing = [recording.file for recording in recordings if recording.file not in files]
     if missing:
-        named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
         counted = (
             f"{len(missing)} of the {len(recordings)} recordings in "
-            f"{annotation_path(corpus, part)} are not in {directory}: {named}"
+            f"{annotation_path(corpus, part)} are not in {directory}: {_named(missing)}"
         )
         if len(missing) > max_missing * len(recordings):
             raise HJPruneError(
@@ -144,6 +143,30 @@ def _present(
             )
         logging.warning("%s; they are left out", counted)
     return [recording for recording in recordings if recording.file in files]
+
+
+def _not_taken(path: Path, recordings: list[Recording], taken: set[str]) -> list[Recording]:
+    """The recordings that no earlier line or set lists; SLURP lists one under two prompts."""
+    fresh: dict[str, Recording] = {}
+    twice = []
+    for recording in recordings:
+        if recording.file in taken or recording.file in fresh:
+            twice.append(recording.file)
+        else:
+            fresh[recording.file] = recording
+    if twice:
+        logging.warning(
+            "%d recordings in %s are listed a second time and left out there: %s",
+            len(twice),
+            path,
+            _named(twice),
+        )
+    taken.update(fresh)
+    return list(fresh.values())
+
+
+def _named(files: Sequence[str]) -> str:
+    return ", ".join(files[:NAMED]) + (", ..." if len(files) > NAMED else "")
 
 
 def _utterances(
@@ -227,16 +250,18 @@ def prepare(
     speakers = read_speakers(corpus)
     sets: dict[str, list[Utterance]] = {}
     sentences: dict[str, str] = {}
+    taken: set[str] = set()
     for name, parts in SETS.items():
         sets[name] = []
         for part in parts:
             if part == SYNTHETIC and not use_synthetic:
                 continue
-            recordings = list(read_recordings(corpus, part))
+            path = annotation_path(corpus, part)
+            recordings = _not_taken(path, list(read_recordings(corpus, part)), taken)
             if check_counts and len(recordings) != PUBLISHED[part]:
                 logging.warning(
                     "%s lists %d recordings, SLURP has %d: the copy is not the whole corpus",
-                    annotation_path(corpus, part),
+                    path,
                     len(recordings),
                     PUBLISHED[part],
                 )

@@ -116,7 +116,6 @@ def architecture(name: str) -> EncoderConfig:
     """
     if name not in ARCHITECTURES:
         raise HJPruneError(
-            f"no architecture is called {name}; known are {', '.join(ARCHITECTURES)}, and any "
-            "other s3prl upstream needs its checkpoint (--ckpt)"
+            f"no architecture is called {name}; known are {', '.join(ARCHITECTURES)}"
         )
     return ARCHITECTURES[name]()

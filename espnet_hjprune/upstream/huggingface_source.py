@@ -56,13 +56,14 @@ def fairseq_name(name: str, extractor_norm: str) -> str:
 
 
 def load_hugging_face(
-    family: str, path_or_name: str
+    family: str, path_or_name: str, download_dir: str | None = None
 ) -> tuple[EncoderConfig, dict[str, torch.Tensor]]:
     """Load a checkpoint of transformers.
 
     Args:
         family: ``hf_wav2vec2``, ``hf_hubert`` or ``hf_wavlm``.
         path_or_name: a directory, or a name on the hub.
+        download_dir: where downloads are kept; ``None`` for the usual place.
 
     Returns:
         Our configuration, and the weights under fairseq's names.
@@ -81,18 +82,19 @@ def load_hugging_face(
         )
     kind, class_name = MODEL_CLASSES[family]
     try:
-        theirs = transformers.AutoConfig.from_pretrained(path_or_name)
+        theirs = transformers.AutoConfig.from_pretrained(path_or_name, cache_dir=download_dir)
         if theirs.model_type != kind:
             raise HJPruneError(
                 f"{path_or_name} holds a {theirs.model_type} model; the upstream {family}_custom "
                 f"takes {kind} models"
             )
         model, report = getattr(transformers, class_name).from_pretrained(
-            path_or_name, output_loading_info=True
+            path_or_name, output_loading_info=True, cache_dir=download_dir
         )
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, HJPruneError):
-            raise
+    except HJPruneError:
+        raise
+    except Exception as error:
+        # transformers reports broken files through whatever its readers stumble over.
         reason = " ".join(str(error).split())
         raise HJPruneError(
             f"{path_or_name} cannot be loaded as a {kind} model of transformers ({reason})"
@@ -100,7 +102,7 @@ def load_hugging_face(
     missing = sorted(set(report["missing_keys"]) - {"masked_spec_embed"})
     if missing:
         raise HJPruneError(f"{path_or_name} lacks the weight {missing[0]}; renew the checkpoint")
-    config = config_from_hugging_face(theirs, path_or_name)
+    config = config_from_hugging_face(theirs, path_or_name, download_dir)
     weights = {
         fairseq_name(name, config.extractor_norm): tensor
         for name, tensor in model.state_dict().items()
@@ -108,7 +110,9 @@ def load_hugging_face(
     return config, weights
 
 
-def config_from_hugging_face(theirs: Any, path_or_name: str) -> EncoderConfig:
+def config_from_hugging_face(
+    theirs: Any, path_or_name: str, download_dir: str | None = None
+) -> EncoderConfig:
     """Translate a configuration of transformers.
 
     Raises:
@@ -120,6 +124,7 @@ def config_from_hugging_face(theirs: Any, path_or_name: str) -> EncoderConfig:
         ("feat_extract_activation", ("gelu",)),
         ("conv_pos_batch_norm", (False,)),
         ("adapter_attn_dim", (None,)),
+        ("layer_norm_eps", (1e-5,)),
     ):
         value = getattr(theirs, option, supported[0])
         if value not in supported:
@@ -145,7 +150,7 @@ def config_from_hugging_face(theirs: Any, path_or_name: str) -> EncoderConfig:
         extractor_norm=theirs.feat_extract_norm,
         conv_bias=theirs.conv_bias,
         norm_first=theirs.do_stable_layer_norm,
-        normalize_input=_normalizes(path_or_name),
+        normalize_input=_normalizes(path_or_name, download_dir),
         normalize_epsilon=EPSILON,
         activation=theirs.hidden_act,
         projection_norm=getattr(theirs, "feat_proj_layer_norm", True),
@@ -153,12 +158,12 @@ def config_from_hugging_face(theirs: Any, path_or_name: str) -> EncoderConfig:
     )
 
 
-def _normalizes(path_or_name: str) -> bool:
+def _normalizes(path_or_name: str, download_dir: str | None) -> bool:
     """Whether the checkpoint's feature extractor scales utterances."""
     from transformers.utils import cached_file
 
     try:
-        path = cached_file(path_or_name, "preprocessor_config.json")
+        path = cached_file(path_or_name, "preprocessor_config.json", cache_dir=download_dir)
         return bool(json.loads(Path(str(path)).read_text(encoding="utf-8"))["do_normalize"])
     except (OSError, ValueError, KeyError):
         logging.warning(

@@ -29,7 +29,7 @@ def load_upstream(
         name: an s3prl upstream name, for example ``wav2vec2_base_960`` or ``wav2vec2_local``.
         path_or_url: its checkpoint, for the ``_local``, ``_url`` and ``_custom`` names; a
             directory or a hub name for the ``hf_`` names.
-        download_dir: where s3prl keeps downloads.
+        download_dir: where downloads are kept.
 
     Raises:
         HJPruneError: an unknown or unsupported upstream, a missing checkpoint, or one of
@@ -48,7 +48,7 @@ def load_upstream(
     if hugging_face:
         from espnet_hjprune.upstream.huggingface_source import load_hugging_face
 
-        config, weights = load_hugging_face(family, str(path_or_url))
+        config, weights = load_hugging_face(family, str(path_or_url), download_dir)
     else:
         config, weights = _load_s3prl(name, family, path_or_url, download_dir)
     if "post_extract_proj.weight" not in weights:
