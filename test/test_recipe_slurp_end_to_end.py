@@ -61,8 +61,8 @@ def test_all_stages(recipe):
 
 
 def test_missing_corpus_is_named(recipe):
-    options = ["--mini", "false", "--stage", "1", "--stop_stage", "1", "--mini_opts", ""]
-    result = recipe.fail(*options, SLURP="/no/such/place")
+    options = ["--mini", "false", "--mini_pretrain_epochs", "0", "--mini_opts", ""]
+    result = recipe.fail(*options, "--stop_stage", "1", SLURP="/no/such/place")
     assert "/no/such/place/dataset/slurp does not exist" in result.stderr
 
 
