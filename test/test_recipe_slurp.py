@@ -354,6 +354,14 @@ def test_download_refuses_what_is_not_published(server, tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
+def test_download_refuses_another_description_of_the_audio(server, tmp_path: Path) -> None:
+    url, directory = server
+    for content in ("[]", "{}", '{"files": [{"key": "slurp_real.tar.gz"}]}'):
+        (directory / "record").write_text(content)
+        with pytest.raises(HJPruneError, match="does not list files with sizes and checksums"):
+            slurp.download(tmp_path / "slurp", f"{url}/record", f"{url}/listing")
+
+
 # local/data.sh
 
 

@@ -496,17 +496,15 @@ make_mini_upstream() {
     if [ "${mini_pretrain_epochs}" -gt 0 ]; then
         need "${words}" "the mini upstream is trained on it; use --mini_pretrain_epochs 0"
         inputs+=("$(checksum "${words}" data/.stage1/.done)")
-    fi
-    unfinished "${stamp}" "${inputs[@]}" || return 0
-    if [ "${mini_pretrain_epochs}" -gt 0 ]; then
         random=${stamp}/random.pt
     fi
+    unfinished "${stamp}" "${inputs[@]}" || return 0
     ${python} -m espnet_hjprune.bin.random_upstream --family "${make_upstream%_*}" \
         --size "${make_upstream##*_}" --output "${random}"
     if [ "${mini_pretrain_epochs}" -gt 0 ]; then
         ${python} -m espnet_hjprune.bin.pretrain_upstream --upstream "${upstream}" \
-            --checkpoint "${random}" --data_dir "$(dirname "${words}")" --epochs "${mini_pretrain_epochs}" \
-            --output "${upstream_ckpt}"
+            --checkpoint "${random}" --data_dir "$(dirname "${words}")" \
+            --epochs "${mini_pretrain_epochs}" --output "${upstream_ckpt}"
     fi
     finish "${stamp}"
 }

@@ -6,12 +6,13 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.pruning.config import SAMPLE_RATE
-from espnet_hjprune.pruning.cost import config_counts, module_costs
+from espnet_hjprune.pruning.cost import ModuleCost, Part, config_counts, module_costs
 from espnet_hjprune.upstream.architectures import ARCHITECTURES, architecture
 
 
@@ -55,6 +56,26 @@ def find_config(args: argparse.Namespace) -> EncoderConfig:
     return architecture(args.upstream)
 
 
+def count_modules(config: EncoderConfig, samples: int) -> list[ModuleCost]:
+    """Costs of every module for so many samples.
+
+    Raises:
+        HJPruneError: the audio is shorter than one frame.
+    """
+    if samples < config.receptive_field:
+        raise HJPruneError(
+            f"--seconds {samples / SAMPLE_RATE:g} is shorter than one frame of "
+            f"{config.receptive_field / SAMPLE_RATE:.3f} seconds"
+        )
+    return module_costs(config, config_counts(config), samples)
+
+
+def totals(modules: Sequence[ModuleCost], part: Part | None = None) -> tuple[int, int]:
+    """MACs and parameters of all modules, or of those of a part."""
+    chosen = [module for module in modules if part is None or module.part == part]
+    return sum(module.macs for module in chosen), sum(module.params for module in chosen)
+
+
 def architecture_table(samples: int) -> str:
     """Sizes and costs of the named architectures; those of equal cost share a row."""
     named: dict[tuple[str, ...], list[str]] = {}
@@ -62,15 +83,15 @@ def architecture_table(samples: int) -> str:
         if name.endswith("_mini"):
             continue
         config = make()
-        modules = module_costs(config, config_counts(config), samples)
-        macs = sum(module.macs for module in modules)
-        cnn = sum(module.macs for module in modules if module.part == "cnn")
+        modules = count_modules(config, samples)
+        macs, params = totals(modules)
+        cnn, _ = totals(modules, "cnn")
         row = (
             f"{len(config.conv_layers)} x {config.conv_layers[0].channels}",
             f"{len(config.heads)} x {config.hidden_size}, {config.heads[0]} heads, "
             f"FFN {config.ffn_sizes[0]}",
             f"{macs / 1e9:.2f}",
-            f"{sum(module.params for module in modules) / 1e6:.2f} M",
+            f"{params / 1e6:.2f} M",
             f"{cnn / macs:.1%}",
         )
         named.setdefault(row, []).append(f"`{name}`")
@@ -88,19 +109,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     samples = round(args.seconds * SAMPLE_RATE)
     if args.table and (args.upstream or args.model_dir or args.json):
         raise HJPruneError("--table prints all named architectures; give it without other models")
-    config = architecture("wav2vec2_base") if args.table else find_config(args)
-    if samples < config.receptive_field:
-        raise HJPruneError(
-            f"--seconds {args.seconds} is shorter than one frame of "
-            f"{config.receptive_field / SAMPLE_RATE:.3f} seconds"
-        )
     if args.table:
-        # They all have the same frames.
         print(architecture_table(samples), end="")
         return
-    modules = module_costs(config, config_counts(config), samples)
-    macs = sum(module.macs for module in modules)
-    params = sum(module.params for module in modules)
+    modules = count_modules(find_config(args), samples)
+    macs, params = totals(modules)
     if args.json:
         rows = [{"name": m.name, "macs": m.macs, "params": m.params} for m in modules]
         print(json.dumps({"macs": macs, "params": params, "modules": rows}, indent=2))
@@ -110,9 +123,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for module in modules:
         share = module.macs / macs
         print(f"{module.name:{width}}  {module.macs / 1e9:9.3f}  {share:6.1%}  {module.params:12,}")
-    for part in ("cnn", "transformer"):
-        part_macs = sum(m.macs for m in modules if m.part == part)
-        part_params = sum(m.params for m in modules if m.part == part)
+    for part in get_args(Part):
+        part_macs, part_params = totals(modules, part)
         print(f"{part:{width}}  {part_macs / 1e9:9.3f}  {part_macs / macs:6.1%}  {part_params:12,}")
     print(f"{'total':{width}}  {macs / 1e9:9.3f}  {1:6.1%}  {params:12,}")
 

@@ -154,13 +154,11 @@ def compact_encoder(encoder: SpeechEncoder, gates: GateValues) -> tuple[SpeechEn
         if head_value is not None:
             head_value = head_value.repeat_interleave(encoder.config.head_dim)
         rows_and_columns(f"{name}.attention.out", hidden, features, head_value)
-        if f"{name}.attention.bias_gate.scale" in state:
+        bias_gate = f"{name}.attention.bias_gate"
+        if f"{bias_gate}.scale" in state:
             for part in ("proj.weight", "proj.bias"):
-                new[f"{name}.attention.bias_gate.{part}"] = state[
-                    f"{name}.attention.bias_gate.{part}"
-                ]
-            scales = state[f"{name}.attention.bias_gate.scale"]
-            new[f"{name}.attention.bias_gate.scale"] = scales[slicer.heads[index]]
+                new[f"{bias_gate}.{part}"] = state[f"{bias_gate}.{part}"]
+            new[f"{bias_gate}.scale"] = state[f"{bias_gate}.scale"][slicer.heads[index]]
         rows_and_columns(f"{name}.ffn.fc1", slicer.ffn[index], hidden)
         rows_and_columns(f"{name}.ffn.fc2", hidden, slicer.ffn[index], gates.ffn_layer(index))
         norm(f"{name}.attention_norm", hidden, hidden_value)

@@ -20,10 +20,10 @@ from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.recipe import audio
 from espnet_hjprune.recipe.datadir import read_table
+from espnet_hjprune.recipe.mini import RATE
 from espnet_hjprune.upstream.fairseq_format import fairseq_weights
 from espnet_hjprune.upstream.s3prl_source import load_upstream
 
-RATE = 16000
 # Where checkpoints of s3prl's upstreams hold their weights.
 WEIGHT_KEYS = ("model_weight", "model", "Distiller")
 

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,14 +304,13 @@ def download(
     """
     files = [annotation_path(corpus, part) for part in PUBLISHED] + [metadata_path(corpus)]
     if not all(path.exists() for path in files):
-        listing = _catalogue(annotations, fetch_json(annotations), "name")
+        listing = _catalogue(annotations, _github_files)
         for path in files:
             if not path.exists():
                 fetch(_listed(listing, path.name, annotations), path)
     directories = [audio_dir(corpus, part) for part in ("train", SYNTHETIC)]
     if not all(path.is_dir() for path in directories):
-        record = fetch_json(audio_record)
-        listing = _catalogue(audio_record, record.get("files", []), "key")
+        listing = _catalogue(audio_record, _zenodo_files)
         for directory in directories:
             if directory.is_dir():
                 logging.info("%s is there already", directory)
@@ -323,20 +322,27 @@ def download(
                 (content / directory.name).rename(directory)
 
 
-def _catalogue(
-    address: str, entries: Sequence[Mapping[str, Any]], name: str
-) -> dict[str, RemoteFile]:
-    """Files by name from a listing of Zenodo (``key``) or GitHub (``name``)."""
+def _github_files(listing: Any) -> dict[str, RemoteFile]:
+    """Files by name from GitHub's listing of a directory."""
+    return {
+        entry["name"]: RemoteFile(entry["download_url"], int(entry["size"]), f"git:{entry['sha']}")
+        for entry in listing
+    }
+
+
+def _zenodo_files(record: Any) -> dict[str, RemoteFile]:
+    """Files by name from Zenodo's description of a record."""
+    return {
+        entry["key"]: RemoteFile(entry["links"]["self"], int(entry["size"]), entry["checksum"])
+        for entry in record["files"]
+    }
+
+
+def _catalogue(address: str, read: Callable[[Any], dict[str, RemoteFile]]) -> dict[str, RemoteFile]:
+    """Files by name from the listing at an address."""
+    listing = fetch_json(address)
     try:
-        if name == "key":
-            return {
-                e["key"]: RemoteFile(e["links"]["self"], int(e["size"]), e["checksum"])
-                for e in entries
-            }
-        return {
-            e["name"]: RemoteFile(e["download_url"], int(e["size"]), f"git:{e['sha']}")
-            for e in entries
-        }
+        return read(listing)
     except (KeyError, TypeError, ValueError):
         raise HJPruneError(
             f"{address} does not list files with sizes and checksums; get the corpus yourself and "
