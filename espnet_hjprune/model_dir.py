@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +13,35 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 
-# Where the plugin's options stand in an ESPnet configuration, and its core in the weights.
-FORMS = {
-    "frontend": ("frontend_conf", "frontend_conf", "frontend.core."),
-    "encoder": ("encoder_conf", "upstream_conf", "encoder.core."),
-}
+NAME = "hj_prune"
+# Where the encoder's weights stand in a model, whatever the plugin's part of it is called.
+WEIGHT = re.compile(r"(?:.*\.)?(?:frontend|encoder)\.core\.encoder\.(.*)")
 
 
-def plugin_form(config: dict[str, Any], source: str | Path) -> str:
-    """Tell whether a configuration uses the plugin as ``frontend`` or as ``encoder``.
+def plugin_option(config: dict[str, Any], source: str | Path) -> str:
+    """Option of a configuration that names the plugin.
+
+    Returns:
+        ``frontend`` or ``encoder``, or that of a model's part, such as ``asr_encoder``.
 
     Raises:
         HJPruneError: it does not use the plugin.
     """
-    for form in FORMS:
-        if config.get(form) == "hj_prune":
-            return form
+    for option, value in config.items():
+        if value == NAME and option.endswith(("frontend", "encoder")):
+            return option
     raise HJPruneError(f"{source} has neither frontend: hj_prune nor encoder: hj_prune")
 
 
 def plugin_options(config: dict[str, Any], source: str | Path) -> dict[str, Any]:
     """The plugin's options in a configuration, by reference."""
-    return config[FORMS[plugin_form(config, source)][0]]
+    return config[plugin_option(config, source) + "_conf"]
 
 
 def upstream_options(config: dict[str, Any], source: str | Path) -> dict[str, Any]:
     """The options ``upstream``, ``path_or_url`` and ``architecture``, by reference."""
-    form = plugin_form(config, source)
-    return plugin_options(config, source)[FORMS[form][1]]
+    is_frontend = plugin_option(config, source).endswith("frontend")
+    return plugin_options(config, source)["frontend_conf" if is_frontend else "upstream_conf"]
 
 
 def read_architecture(path: str | Path) -> EncoderConfig:
@@ -63,7 +65,6 @@ def load_encoder(model_dir: str | Path) -> SpeechEncoder:
     directory = Path(model_dir)
     config_file = directory / "config.yaml"
     config = read_config(config_file)
-    form = plugin_form(config, config_file)
     if plugin_options(config, config_file).get("pruning"):
         raise HJPruneError(
             f"{directory} holds a model with gates; compact it with espnet_hjprune.bin.compact"
@@ -76,11 +77,9 @@ def load_encoder(model_dir: str | Path) -> SpeechEncoder:
     weights = next((file for file in files if file.is_file()), None)
     if weights is None:
         raise HJPruneError(f"{directory} has neither model.pth nor valid.*.best.pth")
-    prefix = FORMS[form][2] + "encoder."
+    every = torch.load(weights, map_location="cpu", weights_only=True)
     state = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in torch.load(weights, map_location="cpu", weights_only=True).items()
-        if name.startswith(prefix)
+        match[1]: tensor for name, tensor in every.items() if (match := WEIGHT.fullmatch(name))
     }
     encoder = SpeechEncoder(read_architecture(config_file))
     try:

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from espnet_runs import TOKENS as TINY_TOKENS
+from espnet_runs import make_corpus as make_tiny_corpus
+from espnet_runs import prune_options, utterances, write_table
 from models import FAMILIES, family_config, padded_batch
 from recipe_runs import ROOT, read_text, sclite_error_rate
 from test_espnet_plugin import CONFORMER, options
@@ -302,9 +305,9 @@ import sys
 sys.modules["s3prl"] = None
 import numpy as np, espnet_hjprune
 from espnet2.bin.asr_inference import Speech2Text
-from espnet2.main_funcs.pack_funcs import unpack
-files = unpack(sys.argv[1], "unpacked")
-speech2text = Speech2Text(**files, beam_size=2, ctc_weight=0.3, maxlenratio=0.05)
+speech2text = Speech2Text.from_pretrained(
+    sys.argv[1], beam_size=2, ctc_weight=0.3, maxlenratio=0.05
+)
 print("text:", speech2text(np.random.randn(16000).astype("float32"))[0][0])
 """
 
@@ -334,3 +337,35 @@ def test_command_lines_of_asr_sh(recipe: Path) -> None:
     )  # fmt: skip
     (recipe / "upstream.pt").unlink()
     assert "text:" in call(recipe, sys.executable, "-c", USE_PACKED, "exp/final/final.zip")
+    without = USE_PACKED.replace(", espnet_hjprune", "")
+    failed = subprocess.run(
+        [sys.executable, "-c", without, "exp/final/final.zip"],
+        cwd=recipe,
+        capture_output=True,
+        text=True,
+    )
+    guide = (ROOT / "egs2/TEMPLATE/README.md").read_text()
+    assert failed.returncode != 0
+    message = failed.stderr.strip().splitlines()[-1]
+    assert message.startswith("ValueError: --frontend must be one of")
+    assert message.endswith("--frontend hj_prune")
+    assert "ValueError: --frontend must be one of" in guide
+
+
+def test_the_example_for_espnetez(tmp_path: Path) -> None:
+    corpus = make_tiny_corpus(tmp_path / "data", [])
+    write_table(corpus.directory / "text", {name: "A B C" for name in utterances()})
+    model_conf = {"ctc_weight": 1.0, "extract_feats_in_collect_stats": False}
+    options_ = {"token_list": TINY_TOKENS, "token_type": "word", "encoder": None}
+    prune = prune_options(corpus, **options_, model="hj_prune", model_conf=model_conf)
+    finetune = {name: v for name, v in prune.items() if "frontend" not in name and name != "model"}
+    for name, config in (("prune", prune), ("finetune", finetune)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    call(
+        tmp_path, sys.executable, ROOT / "egs2/TEMPLATE/espnetez_prune.py",
+        "--train_dump", "data", "--valid_dump", "data", "--prune_config", "prune.yaml",
+        "--finetune_config", "finetune.yaml", "--exp", "exp",
+    )  # fmt: skip
+    summary = json.loads((tmp_path / "exp/compact/summary.json").read_text())
+    assert summary["actual"]["macs"] <= 0.6 * summary["dense"]["macs"]
+    assert (tmp_path / "exp/final/latest.pth").is_file()

@@ -479,7 +479,7 @@ def test_finetune_config_takes_dropout_from_the_base():
         "model": "espnet",
     }
     base = {"frontend": "x", "frontend_conf": {"dropout": {"hidden": 0.1}}, "max_epoch": 3}
-    merged = finetune_config(compact, base)
+    merged = finetune_config(compact, base, task_module("asr"))
     assert merged["frontend_conf"]["dropout"] == {"hidden": 0.1}
     assert merged["frontend_conf"]["frontend_conf"] == {"architecture": {}}
     assert merged["max_epoch"] == 3 and merged["frontend"] == "hj_prune"

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_text(output / "config.yaml", yaml.safe_dump(result.config, sort_keys=False))
     if finetune is not None:
         target = Path(args.finetune_output or output / "finetune.yaml")
-        text = yaml.safe_dump(finetune_config(result.config, finetune), sort_keys=False)
+        text = yaml.safe_dump(finetune_config(result.config, finetune, task), sort_keys=False)
         write_text(target, text)
     write_text(output / "summary.json", json.dumps(result.summary, indent=2) + "\n")
     summary = result.summary

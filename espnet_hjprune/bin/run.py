@@ -21,6 +21,9 @@ from espnet_hjprune.errors import HJPruneError
 # Processes that ESPnet spawns for several GPUs import this module again, which registers there.
 espnet_hjprune.register()
 
+# Names the module to the processes that Lightning starts with the module's arguments only.
+MODULE_VARIABLE = "HJPRUNE_RUN_MODULE"
+
 USAGE = "usage: python3 -m espnet_hjprune.bin.run (-m MODULE | SCRIPT) [arguments ...]"
 
 
@@ -58,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments[:1] in (["-h"], ["--help"]):
         print(__doc__.strip(), USAGE, sep="\n\n")
         return
+    if arguments and arguments[0].startswith("--") and MODULE_VARIABLE in os.environ:
+        arguments = ["-m", os.environ[MODULE_VARIABLE], *arguments]
     if not arguments or (arguments[0] == "-m" and len(arguments) < 2):
         raise HJPruneError(USAGE)
     save_atomically()
@@ -67,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     name = arguments[1]
     sys.argv = [name, *arguments[2:]]
+    os.environ[MODULE_VARIABLE] = name
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -13,37 +13,33 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from espnet2.tasks.abs_task import AbsTask
 from torch import nn
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.model import find_upstreams
 from espnet_hjprune.espnet.upstream_module import SpeechUpstream
-from espnet_hjprune.model_dir import FORMS, plugin_form, plugin_options, upstream_options
+from espnet_hjprune.model_dir import plugin_option, plugin_options, upstream_options
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.compact import compact_encoder
 from espnet_hjprune.pruning.cost import config_counts, encoder_cost
 from espnet_hjprune.pruning.pruner import Pruner
 
-# Options of an ESPnet configuration that make up the model.
+# Options of a configuration that make up the model, beside the classes that the task lets choose.
 MODEL_OPTIONS = (
     "input_size",
-    "frontend",
-    "frontend_conf",
-    "normalize",
-    "normalize_conf",
-    "preencoder",
-    "preencoder_conf",
-    "encoder",
     "encoder_conf",
-    "postencoder",
-    "postencoder_conf",
-    "decoder",
-    "decoder_conf",
-    "joint_net_conf",
     "ctc_conf",
+    "joint_net_conf",
+    "joint_network_conf",
     "model",
 )
+# Parts of a model that may be there when linear layers alone read the features.
+PLAIN_PARTS = {"frontend", "preencoder", "encoder", "decoder", "ctc"}
+# Choices that do not: what happens to the data in training. The options of a model class are those
+# of its loss.
+TRAINING_CHOICES = ("model", "specaug", "preprocessor")
 
 
 @dataclass
@@ -73,14 +69,30 @@ def task_module(task: str) -> ModuleType:
         raise HJPruneError(f"ESPnet has no task {task}; --task takes asr, slu, st, ...") from error
 
 
-def build_model(task: ModuleType, config: Mapping[str, Any]) -> nn.Module:
-    """Build the model that an ESPnet configuration describes."""
-    classes = [
+def task_class(task: ModuleType) -> type[AbsTask]:
+    """The task of an ``espnet2.tasks`` module."""
+    return next(
         member
         for _, member in inspect.getmembers(task, inspect.isclass)
         if member.__module__ == task.__name__ and hasattr(member, "build_model")
-    ]
-    return classes[0].build_model(argparse.Namespace(**copy.deepcopy(dict(config))))
+    )
+
+
+def build_model(task: ModuleType, config: Mapping[str, Any]) -> nn.Module:
+    """Build the model that an ESPnet configuration describes."""
+    return task_class(task).build_model(argparse.Namespace(**copy.deepcopy(dict(config))))
+
+
+def model_options(task: ModuleType) -> list[str]:
+    """Options of a task that make up the model."""
+    names = [choice.name for choice in task_class(task).class_choices_list]
+    chosen = [name for name in names if name not in TRAINING_CHOICES]
+    return [*MODEL_OPTIONS, *chosen, *(f"{name}_conf" for name in chosen)]
+
+
+def gated_upstream(model: nn.Module) -> tuple[str, SpeechUpstream]:
+    """The upstream with gates and its module path."""
+    return next(item for item in find_upstreams(model).items() if item[1].pruner is not None)
 
 
 def load_gated_model(
@@ -101,19 +113,23 @@ def load_gated_model(
     model = build_model(task, config).eval()
     try:
         state = torch.load(model_file, map_location="cpu", weights_only=False)
+        if "state_dict" in state:
+            # A checkpoint of Lightning, which holds the model as a part.
+            state = {n.removeprefix("model."): t for n, t in state["state_dict"].items()}
         model.load_state_dict(state)
     except Exception as error:
         raise HJPruneError(
             f"{model_file} does not hold the weights of the model that the training "
             f"configuration describes ({str(error).splitlines()[0]})"
         ) from error
-    return model, next(iter(find_upstreams(model).values()))
+    return model, gated_upstream(model)[1]
 
 
-def linear_readers(model: nn.Module, form: str) -> list[str] | None:
-    """Linear layers that alone read the upstream's features, by module path.
+def linear_readers(model: nn.Module, upstream: str) -> list[str] | None:
+    """Linear layers that alone read the features of the upstream at a module path.
 
     Returns:
+        Their module paths;
         ``None`` when something else reads them too, which then needs the full width.
     """
     from espnet2.asr.decoder.linear_decoder import LinearDecoder
@@ -122,15 +138,18 @@ def linear_readers(model: nn.Module, form: str) -> list[str] | None:
     def part(name: str) -> nn.Module | None:
         return getattr(model, name, None)
 
-    if form == "frontend":
+    trained = {
+        name for name, child in model.named_children() if any(True for _ in child.parameters())
+    }
+    if not trained <= PLAIN_PARTS:
+        return None
+    if upstream == "frontend.core":
         if part("specaug") is not None or part("normalize") is not None:
             return None
         if isinstance(part("preencoder"), LinearProjection):
             return ["preencoder.linear_out"]
         if part("preencoder") is not None or part("encoder") is not None:
             return None
-    if part("postencoder") is not None or part("joint_network") is not None:
-        return None
     readers = []
     if isinstance(part("decoder"), LinearDecoder):
         readers.append("decoder.linear_out")
@@ -168,14 +187,14 @@ def compact_model(
         raise ValueError("the upstream has no gates")
     if not pruner.constraint.ramp_finished:
         raise HJPruneError(
-            f"the model was saved in optimiser step {int(pruner.constraint.num_steps)}, before "
-            f"the target finished rising in step {pruner.constraint.ramp_steps}; compact a later "
-            "epoch"
+            f"the model was saved in optimiser step {int(pruner.constraint.num_steps)}, or "
+            "averages epochs that were saved, before the target finished rising in step "
+            f"{pruner.constraint.ramp_steps}; compact a later epoch, best the last one"
         )
-    form = plugin_form(dict(config), "the training configuration")
+    path = gated_upstream(model)[0]
     encoder, kept = compact_encoder(upstream.encoder, pruner.evaluation_gates())
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    readers = linear_readers(model, form)
+    readers = linear_readers(model, path)
     # A model that scatters its output already goes on doing so.
     scatters = encoder.config.output_positions is not None
     if scatters:
@@ -187,19 +206,18 @@ def compact_model(
         else:
             for reader in readers:
                 state[f"{reader}.weight"] = state[f"{reader}.weight"][:, kept]
-    prefix = FORMS[form][2]
     state = {
         name: tensor
         for name, tensor in state.items()
-        if not name.startswith((prefix + "encoder.", prefix + "pruner."))
+        if not name.startswith((f"{path}.encoder.", f"{path}.pruner."))
     }
-    state |= {f"{prefix}encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    state |= {f"{path}.encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     new_config = compact_config(config, encoder.config, task)
     if "preencoder.linear_out" in (readers or []):
         new_config["preencoder_conf"]["input_size"] = encoder.output_size
     rebuilt = build_model(task, new_config).eval()
     rebuilt.load_state_dict(state)
-    new_upstream = next(iter(find_upstreams(rebuilt).values()))
+    new_upstream = find_upstreams(rebuilt)[path]
     summary = summarise(pruner, new_upstream.encoder)
     summary |= compare(model, upstream, rebuilt, new_upstream, kept, readers or [], waves)
     return CompactModel(new_config, state, summary)
@@ -222,17 +240,19 @@ def compact_config(
     return new
 
 
-def finetune_config(compact: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+def finetune_config(
+    compact: Mapping[str, Any], base: Mapping[str, Any], task: ModuleType
+) -> dict[str, Any]:
     """Training configuration ``base`` for the model of configuration ``compact``.
 
     Everything that makes up the model comes from ``compact``; dropout and masking of the
     upstream, and all other options, come from ``base``.
     """
     new = copy.deepcopy(dict(base))
-    for name in MODEL_OPTIONS:
+    for name in model_options(task):
         if name in compact:
             new[name] = copy.deepcopy(compact[name])
-    conf = FORMS[plugin_form(new, "the compact model")][0]
+    conf = plugin_option(new, "the compact model") + "_conf"
     for name in ("dropout", "masking"):
         new[conf].pop(name, None)
         if name in (base.get(conf) or {}):

@@ -52,10 +52,18 @@ class HJPruneEncoder(AbsEncoder):
     def forward(
         self,
         xs_pad: torch.Tensor,
-        ilens: torch.Tensor,
+        ilens: torch.Tensor | None = None,
         prev_states: torch.Tensor | None = None,
         ctc: torch.nn.Module | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """Encode ``(batch, samples)`` to ``(batch, time, width)`` and valid frames."""
+        """Encode ``(batch, samples)`` to ``(batch, time, width)`` and valid frames.
+
+        Raises:
+            HJPruneError: the task gives its encoder no lengths.
+        """
+        if ilens is None:
+            raise HJPruneError(
+                "this task gives its encoder no lengths; use hj_prune as its frontend instead"
+            )
         features, frames = self.core(xs_pad, ilens)
         return features, frames, None

@@ -5,37 +5,82 @@ Importing a task takes many seconds, so nothing is imported for the sake of regi
 
 from __future__ import annotations
 
+import argparse
+import functools
 import importlib.abc
 import importlib.machinery
+import inspect
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 NAME = "hj_prune"
 SCHEDULER = "linear_warmup_decay"
 TASKS = "espnet2.tasks."
+LIGHTNING = "espnet2.train.lightning_espnet_model"
 
 
-def register_task(module: ModuleType) -> None:
-    """Add ``hj_prune`` to whatever registries an ``espnet2.tasks`` module has."""
+def register_with(module: ModuleType) -> None:
+    """Add ``hj_prune`` to whatever registries an ``espnet2.tasks`` module has.
+
+    Every model that its tasks build is made ready for pruning, and so is ESPnet's module for
+    Lightning.
+    """
+    if module.__name__ == LIGHTNING:
+        from espnet_hjprune.espnet import lightning
+
+        lightning.prepare(module.LitESPnetModel)
+        return
     if module.__name__ == TASKS + "abs_task":
         from espnet_hjprune.espnet.scheduler import LinearWarmupDecay
 
         module.scheduler_classes[SCHEDULER] = LinearWarmupDecay
         return
-    if hasattr(module, "frontend_choices"):
-        from espnet_hjprune.espnet.frontend import HJPruneFrontend
+    from espnet2.asr.encoder.abs_encoder import AbsEncoder
+    from espnet2.asr.frontend.abs_frontend import AbsFrontend
+    from espnet2.train.class_choices import ClassChoices
 
-        module.frontend_choices.classes[NAME] = HJPruneFrontend
-    if hasattr(module, "encoder_choices"):
-        from espnet_hjprune.espnet.encoder import HJPruneEncoder
+    # Some tasks have several registries, such as asr_encoder and st_encoder.
+    choices = [value for value in vars(module).values() if isinstance(value, ClassChoices)]
+    for choice in choices:
+        if choice.base_type is AbsFrontend:
+            from espnet_hjprune.espnet.frontend import HJPruneFrontend
 
-        module.encoder_choices.classes[NAME] = HJPruneEncoder
-    if hasattr(module, "model_choices"):
-        from espnet_hjprune.espnet.model import constrained
+            choice.classes[NAME] = HJPruneFrontend
+        elif choice.base_type is AbsEncoder:
+            from espnet_hjprune.espnet.encoder import HJPruneEncoder
 
-        choices = module.model_choices
-        choices.classes[NAME] = constrained(choices.classes[choices.default])
+            choice.classes[NAME] = HJPruneEncoder
+        elif choice.name == "model" and choice.default is not None:
+            choice.classes[NAME] = choice.classes[choice.default]
+    if any(choice.base_type in (AbsFrontend, AbsEncoder) for choice in choices):
+        for value in list(vars(module).values()):
+            if inspect.isclass(value) and value.__module__ == module.__name__:
+                _prepare_models_of(value)
+
+
+def _prepare_models_of(task: type) -> None:
+    """Let a task check its options and put the constraint into the loss of what it builds."""
+    build = vars(task).get("build_model")
+    if not isinstance(build, classmethod):
+        return
+
+    @functools.wraps(build.__func__)
+    def build_model(cls: type, args: argparse.Namespace) -> Any:
+        from espnet_hjprune.espnet.model import constrain
+        from espnet_hjprune.espnet.options import check_options
+
+        model = build.__func__(cls, args)
+        check_options(vars(args), model)
+        return constrain(model)
+
+    task.build_model = classmethod(build_model)  # type: ignore[attr-defined]
+
+
+def _concerns(name: str) -> bool:
+    """Whether a module is one to register with."""
+    return name.startswith(TASKS) or name == LIGHTNING
 
 
 class _RegisteringLoader(importlib.abc.Loader):
@@ -51,17 +96,17 @@ class _RegisteringLoader(importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Execute the module and register with it."""
         self.loader.exec_module(module)
-        register_task(module)
+        register_with(module)
 
 
 class _TaskFinder(importlib.abc.MetaPathFinder):
-    """Finds ``espnet2.tasks`` modules as usual and wraps their loader."""
+    """Finds modules to register with as usual and wraps their loader."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return the usual spec of a task module, ``None`` for any other module."""
-        if not name.startswith(TASKS):
+        """Return the usual spec of such a module, ``None`` for any other module."""
+        if not _concerns(name):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
@@ -75,5 +120,5 @@ def register() -> None:
         return
     sys.meta_path.insert(0, _TaskFinder())
     for name, module in list(sys.modules.items()):
-        if name.startswith(TASKS) and module is not None:
-            register_task(module)
+        if _concerns(name) and module is not None:
+            register_with(module)

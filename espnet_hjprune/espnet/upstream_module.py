@@ -101,6 +101,8 @@ class SpeechUpstream(nn.Module):
         if not -1 <= layer < layers:
             raise HJPruneError(f"layer {layer} does not exist; it is -1 or 0 to {layers - 1}")
         self.layer = layer
+        if layer != -1:
+            self.encoder.transformer.freeze_above(layer)
         self.tile_factor = int(options.get("tile_factor", 1))
         self.layer_weights = nn.Parameter(torch.zeros(layers)) if multilayer_feature else None
         self.pruner = (
@@ -167,6 +169,6 @@ class SpeechUpstream(nn.Module):
             )
         if self.pruner is not None and not self.constraint_in_loss:
             raise HJPruneError(
-                "the gates have no constraint in the loss; set model: hj_prune beside the "
-                "pruning options"
+                "the gates have no constraint in the loss, as the model was not built by a task of "
+                "ESPnet; import espnet_hjprune and build it by the task's build_model"
             )

@@ -170,6 +170,19 @@ class Transformer(nn.Module):
             TransformerLayer(config, index, dropout) for index in range(len(config.heads))
         )
 
+    def freeze_above(self, state: int) -> None:
+        """Freeze what state number ``state`` does not depend on.
+
+        Distributed training fails over parameters that never get a gradient.
+        """
+        for layer in self.layers[state:]:
+            layer.requires_grad_(False)
+        if self.norm_first and state < len(self.layers):
+            self.norm.requires_grad_(False)
+        read = self.layers[:state]
+        if self.relative is not None and not any(layer.attention.heads for layer in read):
+            self.relative.requires_grad_(False)
+
     def forward(
         self, x: torch.Tensor, mask: torch.Tensor | None, gates: GateValues
     ) -> list[torch.Tensor]:

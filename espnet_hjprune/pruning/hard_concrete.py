@@ -12,10 +12,20 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 _EPSILON = 1e-6
 
 
-def sample(log_alpha: torch.Tensor, beta: float, stretch: tuple[float, float]) -> torch.Tensor:
-    """Draw gate values in [0, 1], one per element of ``log_alpha`` (paper Eq. 2)."""
+def sample(
+    log_alpha: torch.Tensor,
+    beta: float,
+    stretch: tuple[float, float],
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Draw gate values in [0, 1], one per element of ``log_alpha`` (paper Eq. 2).
+
+    The noise comes from ``generator``, or from torch's own.
+    """
     low, high = stretch
-    u = torch.rand_like(log_alpha).clamp(_EPSILON, 1 - _EPSILON)
+    u = torch.rand(
+        log_alpha.shape, generator=generator, dtype=log_alpha.dtype, device=log_alpha.device
+    ).clamp(_EPSILON, 1 - _EPSILON)
     v = torch.sigmoid((torch.logit(u) + log_alpha) / beta)
     return (v * (high - low) + low).clamp(0.0, 1.0)
 

@@ -26,6 +26,7 @@ class Constraint(nn.Module):
     """
 
     num_steps: torch.Tensor
+    on_target: torch.Tensor
     target: torch.Tensor
 
     def __init__(self, options: PruningConfig) -> None:
@@ -37,11 +38,14 @@ class Constraint(nn.Module):
         self.lambda2 = nn.Parameter(torch.zeros(len(self.names)))
         for parameter in (self.lambda1, self.lambda2):
             set_optimizer_options(parameter, options.lambda_lr, maximize=True)
-        # A float, because averaging checkpoints adds integers up.
+        # Floats, because averaging checkpoints adds integers up. The second tells an average over
+        # epochs that were all on target from one with earlier epochs.
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("on_target", torch.zeros((), dtype=torch.float32))
         self.register_buffer(
             "target", torch.tensor(list(options.targets.values())), persistent=False
         )
+        self._note_progress()
         self.optimizer_checked = False
         _constraints.add(self)
 
@@ -50,6 +54,16 @@ class Constraint(nn.Module):
         """Start over: multipliers and clock at 0."""
         for tensor in (self.lambda1, self.lambda2, self.num_steps):
             tensor.zero_()
+        self._note_progress()
+
+    @torch.no_grad()
+    def count_step(self) -> None:
+        """Advance the clock by one optimiser step."""
+        self.num_steps += 1
+        self._note_progress()
+
+    def _note_progress(self) -> None:
+        self.on_target.copy_(self.num_steps >= self.ramp_steps)
 
     def current_target(self) -> torch.Tensor:
         """Scheduled target of every measure, ``(measures,)``."""
@@ -59,8 +73,8 @@ class Constraint(nn.Module):
 
     @property
     def ramp_finished(self) -> bool:
-        """Whether the target has reached its final value."""
-        return int(self.num_steps) >= self.ramp_steps
+        """Whether the target had reached its final value, in all epochs of an average."""
+        return bool(self.on_target == 1)
 
     def forward(self, sparsity: torch.Tensor) -> torch.Tensor:
         """Penalty for the expected sparsities ``(measures,)``; a scalar in float32."""
@@ -102,7 +116,7 @@ def _check_groups(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 def _count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for constraint, _group in _owned(optimizer):
-        constraint.num_steps += 1
+        constraint.count_step()
 
 
 # Hooks of all optimisers: the model never meets the one that trains it, and only the optimiser

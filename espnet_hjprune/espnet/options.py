@@ -1,0 +1,113 @@
+"""Options of an ESPnet training that do not go together with the plugin.
+
+ESPnet would accept them all, and train something else than what was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.encoder import HJPruneEncoder
+from espnet_hjprune.espnet.model import find_pruners, find_upstreams
+from espnet_hjprune.espnet.stock_weights import STOCK
+
+
+def check_options(options: Mapping[str, Any], model: torch.nn.Module) -> None:
+    """Check the options of a task against the model that was built from them.
+
+    Args:
+        options: options of the training, or the fewer ones that describe a trained model.
+        model: the model; one without ``hj_prune`` passes.
+
+    Raises:
+        HJPruneError: an option that cannot be used, with what to set instead.
+    """
+    if not find_upstreams(model):
+        if options.get("model") == "hj_prune":
+            raise HJPruneError(
+                "model: hj_prune needs a frontend or encoder hj_prune with pruning options"
+            )
+        return
+    if find_pruners(model):
+        _check_gated(options)
+    elif options.get("model") == "hj_prune":
+        raise HJPruneError(
+            "model: hj_prune needs pruning options of its hj_prune frontend or encoder; add them, "
+            "or remove model: hj_prune"
+        )
+    _check_encoder_form(options, model)
+    _check_frozen(options.get("freeze_param") or [], model)
+    _check_init_param(options)
+    if options.get("use_adapter"):
+        raise HJPruneError(
+            "adapters are not trained inside of hj_prune; set use_adapter: false, and compact "
+            "first if the compact model shall be adapted"
+        )
+
+
+def _check_gated(options: Mapping[str, Any]) -> None:
+    """Options that would train gates or multipliers wrongly."""
+    if options.get("grad_noise"):
+        raise HJPruneError(
+            "the noise on the gradients would drive the gates; set grad_noise: false while pruning"
+        )
+    if options.get("train_dtype", "float32") != "float32":
+        raise HJPruneError(
+            f"gates are trained in float32; set train_dtype: float32 instead of "
+            f"{options['train_dtype']}, and use_amp: true to save memory"
+        )
+    if (options.get("ngpu") or 0) > 1 and not options.get("distributed"):
+        raise HJPruneError(
+            "threads for several GPUs would draw the same gates in every step; set "
+            "multiprocessing_distributed: true"
+        )
+    for name in ("sharded_ddp", "use_deepspeed"):
+        if options.get(name):
+            raise HJPruneError(
+                f"{name} knows no optimiser groups, which gates and multipliers need; set "
+                f"{name}: false while pruning"
+            )
+
+
+def _check_encoder_form(options: Mapping[str, Any], model: torch.nn.Module) -> None:
+    if options.get("specaug") and any(isinstance(m, HJPruneEncoder) for m in model.modules()):
+        raise HJPruneError(
+            "encoder: hj_prune reads samples, in which specaug finds no spectrum to mask; set "
+            "specaug: null, and mask with the option masking of encoder_conf"
+        )
+
+
+def _check_frozen(frozen: list[str], model: torch.nn.Module) -> None:
+    """ESPnet does not say when a part that it shall freeze is not there."""
+    names = [name for name, _ in model.named_parameters()]
+    for part in frozen:
+        if not any(name == part or name.startswith(part + ".") for name in names):
+            upstreams = " or ".join(f"{name}.encoder" for name in find_upstreams(model))
+            raise HJPruneError(
+                f"freeze_param {part} freezes nothing, as no parameter is called so; the weights "
+                f"of the hj_prune upstream are {upstreams}"
+            )
+
+
+def _check_init_param(options: Mapping[str, Any]) -> None:
+    """ESPnet sorts out names that the model lacks before the model sees them."""
+    if not options.get("ignore_init_mismatch"):
+        return
+    for entry in options.get("init_param") or []:
+        file = Path(entry.split(":")[0])
+        # When a model is loaded for decoding, what it was started from may be gone.
+        if file.is_file() and any(STOCK in name for name in _names(file)):
+            raise HJPruneError(
+                f"ignore_init_mismatch: true would drop the upstream of {file}, a model of "
+                "ESPnet's s3prl frontend; set ignore_init_mismatch: false"
+            )
+
+
+def _names(file: Path) -> list[str]:
+    """Names of the weights in a model file."""
+    return list(torch.load(file, map_location="cpu", weights_only=False))
