@@ -30,7 +30,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python3 -m pytest $(PYTEST_OPTS)
+	$(BIN)/python3 -m pytest --numprocesses 2 --dist loadfile $(PYTEST_OPTS)
 
 test-newer-torch: setup
 	tools/newer_torch.sh

@@ -1,5 +1,6 @@
 """Gated and compact encoders compute the same."""
 
+import copy
 import itertools
 
 import pytest
@@ -16,7 +17,7 @@ from models import (
 )
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.nn import FeatureGate, SpeechEncoder
+from espnet_hjprune.nn import FeatureGate, GateValues, SpeechEncoder
 from espnet_hjprune.pruning import Pruner, PruningConfig, compact_encoder, config_counts
 from espnet_hjprune.upstream import architecture
 
@@ -40,6 +41,25 @@ def difference(encoder, gates, wave, lengths):
     return worst
 
 
+def double_difference(encoder, gates, wave, lengths):
+    """Largest difference of the outputs on valid frames, both models run in double precision."""
+    compact, kept = compact_encoder(encoder, gates)
+    wide = GateValues(
+        [FeatureGate(gate.value.double(), gate.keep.double()) for gate in gates.conv],
+        [value.double() for value in gates.head],
+        [value.double() for value in gates.ffn],
+    )
+    if gates.hidden is not None:
+        wide.hidden = FeatureGate(gates.hidden.value.double(), gates.hidden.keep.double())
+    with torch.no_grad():
+        gated, frames = copy.deepcopy(encoder).double()(wave.double(), lengths, wide)
+        small, _ = compact.double()(wave.double(), lengths)
+    return max(
+        (gated[0][row, :length][:, kept] - small[0][row, :length]).abs().max().item()
+        for row, length in enumerate(frames.tolist())
+    )
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     style=st.sampled_from(["base", "large"]),
@@ -57,6 +77,13 @@ def test_gated_equals_compact(style, family, units, seed, target):
         return
     wave, lengths = padded_batch([6000, 3100, 4500], seed)
     gates = pruner()
+    if family == "data2vec":
+        # Outputs reach 7 here, of which float32 itself makes an error of 1e-5 in each model.
+        for batch in (slice(0, 3), slice(1, 2)):
+            longest = int(lengths[batch].max())
+            part = wave[batch, :longest], lengths[batch]
+            assert double_difference(encoder, gates, *part) <= 5e-6
+        return
     assert difference(encoder, gates, wave, lengths) <= 1e-5
     assert difference(encoder, gates, wave[1:2, :3100], lengths[1:2]) <= 1e-5
 
@@ -129,16 +156,8 @@ def test_full_size_data2vec_in_double_precision():
     torch.manual_seed(0)
     encoder = SpeechEncoder(config).eval()
     gates = random_pruner(config, target_sparsity=0.6)()
-    compact, kept = compact_encoder(encoder, gates)
     wave, lengths = padded_batch([8000, 5000])
-    gates.conv = [FeatureGate(gate.value.double(), gate.keep.double()) for gate in gates.conv]
-    gates.hidden = FeatureGate(gates.hidden.value.double(), gates.hidden.keep.double())
-    gates.head, gates.ffn = [[v.double() for v in vs] for vs in (gates.head, gates.ffn)]
-    with torch.no_grad():
-        gated, frames = encoder.double()(wave.double(), lengths, gates)
-        small, _ = compact.double()(wave.double(), lengths)
-    for row, length in enumerate(frames.tolist()):
-        assert (gated[0][row, :length][:, kept] - small[0][row, :length]).abs().max() <= 5e-6
+    assert double_difference(encoder, gates, wave, lengths) <= 5e-6
 
 
 @pytest.mark.parametrize("family", ["wav2vec2", "wavlm", "data2vec"])

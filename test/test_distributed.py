@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from espnet_runs import TOKENS, last_epoch, make_corpus, prune_options, train
+from test_espnet_plugin import options as plugin_options
 
 from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
@@ -140,12 +141,21 @@ def test_lightning_trains_the_gates(corpus, tmp_path):
     assert (tmp_path / "compact" / "model.pth").is_file()
 
 
-def test_lightning_without_a_scheduler_is_refused(corpus, tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scheduler": None}, "set scheduler: linear_warmup_decay"),
+        ({"init_param": ["model.pth"]}, "does nothing with init_param"),
+        ({"freeze_param": ["frontend.core.encoder"]}, "does nothing with freeze_param"),
+        ({"lightning_conf": {"strategy": "fsdp"}}, "set strategy: ddp"),
+        ({"grad_noise": True}, "set grad_noise: false"),
+    ],
+)
+def test_what_lightning_does_not_do_is_refused(corpus, tmp_path, changes, message):
     from espnet2.train.lightning_espnet_model import LitESPnetModel
 
-    config = Namespace(**options(corpus), task="asr", output_dir=str(tmp_path), scheduler=None)
-    config.init = config.specaug = config.normalize = config.preencoder = None
-    config.postencoder = config.decoder = config.joint_net_conf = config.input_size = None
-    config.decoder_conf = config.encoder_conf = {}
-    with pytest.raises(HJPruneError, match="set scheduler: linear_warmup_decay"):
-        LitESPnetModel(config).configure_optimizers()
+    config = plugin_options(str(corpus.directory / "upstream.pt"))
+    config |= {"task": "asr", "output_dir": str(tmp_path), "lightning_conf": {}}
+    config |= {"scheduler": "linear_warmup_decay", "scheduler_conf": {}} | changes
+    with pytest.raises(HJPruneError, match=message):
+        LitESPnetModel(Namespace(**config)).configure_optimizers()

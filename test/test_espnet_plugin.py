@@ -18,7 +18,9 @@ from espnet_hjprune.espnet.compaction import (
     finetune_config,
     task_module,
 )
+from espnet_hjprune.espnet.frontend import HJPruneFrontend
 from espnet_hjprune.espnet.model import find_upstreams
+from espnet_hjprune.espnet.options import check_options
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]
@@ -359,8 +361,6 @@ def test_options_mean_what_they_mean_to_espnets_s3prl_frontend(tmp_path, family,
     """Switching a recipe is changing one word: the same options give the same features."""
     from espnet2.asr.frontend.s3prl import S3prlFrontend
 
-    from espnet_hjprune.espnet.frontend import HJPruneFrontend
-
     path = tmp_path / "upstream.pt"
     save_random_checkpoint(family_config(family), family, path, spread=0.2)
     conf = {"upstream": f"{family}_local", "path_or_url": str(path)}
@@ -435,14 +435,22 @@ def test_wrong_frontend_options_are_refused(asr, checkpoint, changes, message):
         build_model(asr, config)
 
 
-def test_gates_without_constraint_and_constraint_without_gates_are_refused(asr, checkpoint):
-    model = build_model(asr, options(checkpoint, model="espnet")).train()
-    with pytest.raises(HJPruneError, match="set model: hj_prune"):
-        model(**batch())
+def test_a_model_that_no_task_built_is_not_trained(asr, checkpoint):
+    config = options(checkpoint)
+    frontend = HJPruneFrontend(**config["frontend_conf"]).train()
+    with pytest.raises(HJPruneError, match="was not built by a task of ESPnet"):
+        frontend(*padded_batch([9000, 7000]))
+
+
+def test_a_constraint_without_gates_is_refused(asr, checkpoint):
     config = options(checkpoint)
     del config["frontend_conf"]["pruning"]
-    with pytest.raises(HJPruneError, match="needs one hj_prune frontend"):
-        build_model(asr, config)
+    model = build_model(asr, config)
+    with pytest.raises(HJPruneError, match="needs pruning options"):
+        check_options(config, model)
+    config["frontend"], config["frontend_conf"] = "default", {}
+    with pytest.raises(HJPruneError, match="needs a frontend or encoder hj_prune"):
+        check_options(config, build_model(asr, config))
 
 
 def test_unfinished_ramps_and_wrong_files_are_refused(asr, checkpoint, tmp_path):

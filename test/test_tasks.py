@@ -29,7 +29,8 @@ from espnet_runs import (
 )
 from recipe_runs import ROOT
 
-from espnet_hjprune.espnet.compaction import task_module
+from espnet_hjprune.espnet.compaction import build_model, task_module
+from espnet_hjprune.espnet.model import ConstraintMixin
 
 SPEECH, TEXT = "wav.scp,speech,sound", "text,text,text_int"
 TRANSFORMER = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
@@ -327,6 +328,8 @@ def test_prune_compact_and_finetune(case: Case, corpus: Corpus, tmp_path: Path) 
     assert pruning_state(exp, "num_steps") == 4
     assert pruning_state(exp, "lambda1") < 0 < pruning_state(exp, "lambda2")
     assert pruning_state(exp, "log_alpha").std() > 0.02, "only the noise of the beginning"
+    model = build_model(task_module(case.task), yaml.safe_load((exp / "config.yaml").read_text()))
+    assert [m for m in model.modules() if isinstance(m, ConstraintMixin)] == [model]
     reported = torch.load(exp / "checkpoint.pth", weights_only=False)["reporter"]["stats"][2]
     assert 0.2 < reported["train"]["target_sparsity"] <= 0.4
 

@@ -16,14 +16,16 @@ from espnet_runs import (
     pruning_state,
     train,
 )
-from models import padded_batch
+from models import small_config
 from test_espnet_plugin import RNN, batch, encoder_form, options
 
 from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.compaction import build_model, task_module
-from espnet_hjprune.espnet.model import find_pruners
-from espnet_hjprune.pruning import Pruner
+from espnet_hjprune.espnet.model import constrain, find_pruners
+from espnet_hjprune.espnet.options import check_options
+from espnet_hjprune.pruning import Pruner, PruningConfig
+from espnet_hjprune.pruning.noise import SharedNoise
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +66,24 @@ def ctc_options(corpus, **changes):
     ],
 )
 def test_options_that_would_train_something_else_are_refused(asr, checkpoint, changes, message):
+    config = options(checkpoint, **changes)
+    # Models with such options can be loaded; they cannot be trained.
+    model = build_model(asr, config)
     with pytest.raises(HJPruneError, match=message):
-        build_model(asr, options(checkpoint, **changes))
+        check_options(config, model)
+
+
+def test_espnet_checks_the_options_before_training(corpus, tmp_path):
+    with pytest.raises(HJPruneError, match="set grad_noise: false"):
+        train("asr", corpus, ctc_options(corpus, grad_noise=True), tmp_path / "exp")
+    assert not list((tmp_path / "exp").glob("*.pth"))
 
 
 def test_spectral_masking_of_samples_is_refused(asr, checkpoint):
+    masking = {"specaug": "specaug", "specaug_conf": {"time_mask_width_range": 10}}
+    config = encoder_form(checkpoint) | masking
     with pytest.raises(HJPruneError, match="set specaug: null"):
-        build_model(
-            asr,
-            encoder_form(checkpoint)
-            | {
-                "specaug": "specaug",
-                "specaug_conf": {"time_mask_width_range": 10},
-            },
-        )
+        check_options(config, build_model(asr, config))
 
 
 def test_training_with_frozen_or_half_gates_is_refused(asr, checkpoint):
@@ -99,8 +105,6 @@ def test_the_constraint_does_not_depend_on_the_name_of_the_model(asr, checkpoint
 
 def test_two_upstreams_with_gates_are_refused(asr, checkpoint):
     model = build_model(asr, options(checkpoint))
-    from espnet_hjprune.espnet.model import constrain
-
     model.second = build_model(asr, options(checkpoint)).frontend
     with pytest.raises(HJPruneError, match="2 upstreams with gates"):
         constrain(model)
@@ -142,7 +146,7 @@ def test_averages_are_compacted_when_all_their_epochs_are_on_target(corpus, tmp_
         compact_command.main([str(a) for a in [*arguments, "--output_dir", output]])
 
     # The target rises for three steps, and an epoch has two.
-    with pytest.raises(HJPruneError, match="averages epochs that were saved, before the target"):
+    with pytest.raises(HJPruneError, match="is an average over epochs of which some"):
         run("train.target_sparsity.ave_3best.pth", tmp_path / "three")
     assert not (tmp_path / "three").exists()
     run("train.target_sparsity.ave_2best.pth", tmp_path / "two")
@@ -170,7 +174,7 @@ def test_mixed_precision(asr, checkpoint, dtype):
 
     def gradients(autocast: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor, float]:
         torch.manual_seed(0)
-        pruner.gates._draws = 0
+        pruner.noise = SharedNoise()
         model.zero_grad()
         scale = 2.0**10 if autocast else 1.0
         with torch.autocast("cpu", dtype=dtype, enabled=autocast):
@@ -211,10 +215,6 @@ def test_steps_that_the_scaler_skips_do_not_count(asr, checkpoint):
 
 def test_gates_do_not_depend_on_other_random_numbers():
     """The processes of a distributed training draw other dropout masks, but the same gates."""
-    from models import small_config
-
-    from espnet_hjprune.pruning import PruningConfig
-
     first, second = (Pruner(small_config(), PruningConfig()).train() for _ in range(2))
     second.load_state_dict(first.state_dict())
     torch.manual_seed(3)
@@ -234,20 +234,54 @@ def test_layers_that_nothing_reads_are_frozen(asr, checkpoint):
         config = options(checkpoint)
         config["frontend_conf"]["layer"] = layer
         model = build_model(asr, config).train()
-        speech, _ = padded_batch([9000, 7000])
-        assert speech.shape[0] == 2
         model(**batch())[0].backward()
         for name, parameter in model.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad, (layer, name)
 
 
-def test_stock_weights_that_espnet_would_drop_are_refused(asr, checkpoint, tmp_path):
-    torch.save({"frontend.upstream.upstream.model.x": torch.zeros(1)}, tmp_path / "stock.pth")
-    for ignore in (True, False):
-        config = options(checkpoint, init_param=[f"{tmp_path}/stock.pth:::ctc"])
-        config["ignore_init_mismatch"] = ignore
-        if ignore:
-            with pytest.raises(HJPruneError, match="set ignore_init_mismatch: false"):
-                build_model(asr, config)
-        else:
-            build_model(asr, config)
+@pytest.mark.parametrize(
+    ("selection", "wrapped", "refused"),
+    [
+        ("", False, True),
+        ("", True, True),
+        (":::ctc", False, True),
+        (":ctc:ctc", False, False),
+        (":::frontend", False, False),
+    ],
+)
+def test_stock_weights_that_espnet_would_drop_are_refused(
+    asr, checkpoint, tmp_path, selection, wrapped, refused
+):
+    state = {"frontend.upstream.upstream.model.x": torch.zeros(1), "ctc.x": torch.zeros(1)}
+    torch.save({"module": state} if wrapped else state, tmp_path / "stock.pth")
+    config = options(checkpoint, init_param=[f"{tmp_path}/stock.pth{selection}"])
+    model = build_model(asr, config)
+    check_options(config | {"ignore_init_mismatch": False}, model)
+    config["ignore_init_mismatch"] = True
+    if refused:
+        with pytest.raises(HJPruneError, match="set ignore_init_mismatch: false"):
+            check_options(config, model)
+    else:
+        check_options(config, model)
+
+
+@pytest.mark.parametrize("init", ["chainer", "xavier_uniform"])
+def test_initialisation_leaves_upstream_and_gates_alone(asr, checkpoint, init):
+    config = options(checkpoint)
+    expected = build_model(asr, config)
+    (fresh,) = find_pruners(expected)
+    model = build_model(asr, config | {"init": init})
+    (pruner,) = find_pruners(model)
+    assert (pruner.gates.log_alpha - fresh.gates.log_alpha).abs().max() < 0.2
+    assert not pruner.constraint.lambda1.any()
+    for name, tensor in expected.frontend.core.encoder.state_dict().items():
+        assert torch.equal(model.frontend.core.encoder.state_dict()[name], tensor), name
+
+
+def test_models_from_before_on_target_was_saved_can_be_loaded():
+    pruner = Pruner(small_config(), PruningConfig(ramp_steps=3))
+    pruner.constraint.num_steps.fill_(4)
+    state = pruner.state_dict()
+    del state["constraint.on_target"]
+    pruner.load_state_dict(state)
+    assert pruner.constraint.ramp_finished

@@ -26,7 +26,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--finetune_config", required=True, help="training YAML without gates")
     parser.add_argument("--init_param", nargs="*", default=[], help="model to start from")
     parser.add_argument("--exp", required=True, help="directory to write into")
-    parser.add_argument("--ngpu", type=int, default=0, help="number of GPUs")
+    parser.add_argument(
+        "--ngpu", type=int, default=0, choices=(0, 1), help="espnetez cannot spawn for several"
+    )
     return parser
 
 
@@ -50,11 +52,11 @@ def train(args: argparse.Namespace, config: Path, output: Path, init_param: list
 
 
 def main() -> None:
-    """Run the three trainings' steps."""
+    """Prune, compact and fine-tune."""
     args = get_parser().parse_args()
     exp = Path(args.exp)
     train(args, Path(args.prune_config), exp / "prune", args.init_param)
-    # The last epoch: earlier ones are pruned less, and an average mixes gates.
+    # The last epoch: earlier ones are pruned less, or not yet to the target.
     command = ["--task", args.task, "--train_config", str(exp / "prune" / "config.yaml")]
     command += ["--model_file", str(exp / "prune" / "latest.pth")]
     command += ["--output_dir", str(exp / "compact"), "--finetune_config", args.finetune_config]

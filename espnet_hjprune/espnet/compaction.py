@@ -33,13 +33,28 @@ MODEL_OPTIONS = (
     "ctc_conf",
     "joint_net_conf",
     "joint_network_conf",
-    "model",
+)
+# Options that shape the model too, but hold those of the loss as well; they are taken over where
+# the new training does not set them.
+SHARED_OPTIONS = (
+    "model_conf",
+    "asr_model_conf",
+    "st_model_conf",
+    "diar_model_conf",
+    "enh_model_conf",
+    "enh_criterions",
+    "subtask_series",
+    "losses",
+    "num_spk",
+    "spk_num",
+    "diar_num_spk",
+    "token_list",
+    "src_token_list",
 )
 # Parts of a model that may be there when linear layers alone read the features.
 PLAIN_PARTS = {"frontend", "preencoder", "encoder", "decoder", "ctc"}
-# Choices that do not: what happens to the data in training. The options of a model class are those
-# of its loss.
-TRAINING_CHOICES = ("model", "specaug", "preprocessor")
+# Choices that do not make up the model: what happens to the data in training.
+TRAINING_CHOICES = ("specaug", "preprocessor")
 
 
 @dataclass
@@ -87,7 +102,8 @@ def model_options(task: ModuleType) -> list[str]:
     """Options of a task that make up the model."""
     names = [choice.name for choice in task_class(task).class_choices_list]
     chosen = [name for name in names if name not in TRAINING_CHOICES]
-    return [*MODEL_OPTIONS, *chosen, *(f"{name}_conf" for name in chosen)]
+    options = [*MODEL_OPTIONS, *chosen, *(f"{name}_conf" for name in chosen)]
+    return [name for name in options if name not in SHARED_OPTIONS]
 
 
 def gated_upstream(model: nn.Module) -> tuple[str, SpeechUpstream]:
@@ -120,7 +136,7 @@ def load_gated_model(
     except Exception as error:
         raise HJPruneError(
             f"{model_file} does not hold the weights of the model that the training "
-            f"configuration describes ({str(error).splitlines()[0]})"
+            f"configuration describes ({' '.join(str(error).split())[:200]})"
         ) from error
     return model, gated_upstream(model)[1]
 
@@ -185,11 +201,16 @@ def compact_model(
     pruner = upstream.pruner
     if pruner is None:
         raise ValueError("the upstream has no gates")
+    if pruner.constraint.mixes_targets:
+        raise HJPruneError(
+            "the model is an average over epochs of which some were saved before the target "
+            f"finished rising in step {pruner.constraint.ramp_steps}; compact the last epoch"
+        )
     if not pruner.constraint.ramp_finished:
         raise HJPruneError(
-            f"the model was saved in optimiser step {int(pruner.constraint.num_steps)}, or "
-            "averages epochs that were saved, before the target finished rising in step "
-            f"{pruner.constraint.ramp_steps}; compact a later epoch, best the last one"
+            f"the model was saved in optimiser step {int(pruner.constraint.num_steps)}, before "
+            f"the target finished rising in step {pruner.constraint.ramp_steps}; compact a later "
+            "epoch"
         )
     path = gated_upstream(model)[0]
     encoder, kept = compact_encoder(upstream.encoder, pruner.evaluation_gates())
@@ -245,13 +266,17 @@ def finetune_config(
 ) -> dict[str, Any]:
     """Training configuration ``base`` for the model of configuration ``compact``.
 
-    Everything that makes up the model comes from ``compact``; dropout and masking of the
-    upstream, and all other options, come from ``base``.
+    Everything that makes up the model comes from ``compact``, what belongs to the model and to
+    its loss where ``base`` does not set it; dropout and masking of the upstream, and all other
+    options, come from ``base``.
     """
     new = copy.deepcopy(dict(base))
     for name in model_options(task):
         if name in compact:
             new[name] = copy.deepcopy(compact[name])
+    for name in SHARED_OPTIONS:
+        if name in compact:
+            new.setdefault(name, copy.deepcopy(compact[name]))
     conf = plugin_option(new, "the compact model") + "_conf"
     for name in ("dropout", "masking"):
         new[conf].pop(name, None)

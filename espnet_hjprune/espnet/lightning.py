@@ -9,7 +9,8 @@ import torch
 from espnet2.tasks.abs_task import scheduler_classes
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.model import find_pruners
+from espnet_hjprune.espnet.model import find_pruners, find_upstreams
+from espnet_hjprune.espnet.options import check_options
 
 
 def prepare(module_class: type) -> None:
@@ -19,18 +20,11 @@ def prepare(module_class: type) -> None:
     configure_without = module_class.configure_optimizers  # type: ignore[attr-defined]
 
     def configure_optimizers(self: Any) -> dict[str, Any]:
-        """Optimiser and scheduler for Lightning.
-
-        Raises:
-            HJPruneError: there is no scheduler, without which Lightning fails.
-        """
+        """Optimiser and scheduler for Lightning."""
+        if find_upstreams(self.model):
+            _check(self.args, self.model)
         if not find_pruners(self.model):
             return configure_without(self)
-        if self.args.scheduler not in scheduler_classes:
-            raise HJPruneError(
-                f"scheduler is {self.args.scheduler}, but lightning_train cannot do without; set "
-                "scheduler: linear_warmup_decay, for example"
-            )
         (optimizer,) = self.task_class.build_optimizers(self.args, self.model)
         scheduler = scheduler_classes[self.args.scheduler](optimizer, **self.args.scheduler_conf)
         return {
@@ -39,3 +33,27 @@ def prepare(module_class: type) -> None:
         }
 
     module_class.configure_optimizers = configure_optimizers  # type: ignore[attr-defined]
+
+
+def _check(args: argparse.Namespace, model: torch.nn.Module) -> None:
+    """Check what ESPnet's Lightning trainer needs, or passes over in silence.
+
+    Raises:
+        HJPruneError: an option that cannot be used.
+    """
+    check_options(vars(args), model)
+    if args.scheduler not in scheduler_classes:
+        raise HJPruneError(
+            f"scheduler is {args.scheduler}, but lightning_train cannot do without; set "
+            "scheduler: linear_warmup_decay, for example"
+        )
+    for name in ("init_param", "freeze_param"):
+        if getattr(args, name, None):
+            raise HJPruneError(
+                f"lightning_train does nothing with {name}; use asr_train or cls_train instead"
+            )
+    if find_pruners(model) and args.lightning_conf.get("strategy", "ddp") != "ddp":
+        raise HJPruneError(
+            f"gates and multipliers are not trained with the strategy "
+            f"{args.lightning_conf['strategy']}; set strategy: ddp in lightning_conf"
+        )

@@ -6,7 +6,6 @@ ESPnet would accept them all, and train something else than what was asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +17,10 @@ from espnet_hjprune.espnet.stock_weights import STOCK
 
 
 def check_options(options: Mapping[str, Any], model: torch.nn.Module) -> None:
-    """Check the options of a task against the model that was built from them.
+    """Check the options of a training against the model that was built from them.
 
     Args:
-        options: options of the training, or the fewer ones that describe a trained model.
+        options: options of the training.
         model: the model; one without ``hj_prune`` passes.
 
     Raises:
@@ -61,7 +60,7 @@ def _check_gated(options: Mapping[str, Any]) -> None:
             f"gates are trained in float32; set train_dtype: float32 instead of "
             f"{options['train_dtype']}, and use_amp: true to save memory"
         )
-    if (options.get("ngpu") or 0) > 1 and not options.get("distributed"):
+    if (options.get("ngpu") or 0) > 1 and not options.get("distributed", True):
         raise HJPruneError(
             "threads for several GPUs would draw the same gates in every step; set "
             "multiprocessing_distributed: true"
@@ -99,15 +98,14 @@ def _check_init_param(options: Mapping[str, Any]) -> None:
     if not options.get("ignore_init_mismatch"):
         return
     for entry in options.get("init_param") or []:
-        file = Path(entry.split(":")[0])
-        # When a model is loaded for decoding, what it was started from may be gone.
-        if file.is_file() and any(STOCK in name for name in _names(file)):
+        file, source, _, excluded = (entry.split(":") + [""] * 3)[:4]
+        state = torch.load(file, map_location="cpu", weights_only=False)
+        names = [name for name in state.get("module", state) if name.startswith(source)]
+        if excluded:
+            names = [name for name in names if not name.startswith(tuple(excluded.split(",")))]
+        if any(STOCK in name for name in names):
             raise HJPruneError(
                 f"ignore_init_mismatch: true would drop the upstream of {file}, a model of "
-                "ESPnet's s3prl frontend; set ignore_init_mismatch: false"
+                "ESPnet's s3prl frontend; set ignore_init_mismatch: false, and leave out what does "
+                f"not fit by name, as in {file}:::ctc,decoder"
             )
-
-
-def _names(file: Path) -> list[str]:
-    """Names of the weights in a model file."""
-    return list(torch.load(file, map_location="cpu", weights_only=False))

@@ -24,8 +24,8 @@ LIGHTNING = "espnet2.train.lightning_espnet_model"
 def register_with(module: ModuleType) -> None:
     """Add ``hj_prune`` to whatever registries an ``espnet2.tasks`` module has.
 
-    Every model that its tasks build is made ready for pruning, and so is ESPnet's module for
-    Lightning.
+    Every model that its tasks build is made ready for pruning, their trainings check their
+    options, and ESPnet's module for Lightning learns of gates.
     """
     if module.__name__ == LIGHTNING:
         from espnet_hjprune.espnet import lightning
@@ -36,6 +36,7 @@ def register_with(module: ModuleType) -> None:
         from espnet_hjprune.espnet.scheduler import LinearWarmupDecay
 
         module.scheduler_classes[SCHEDULER] = LinearWarmupDecay
+        _check_trainings_of(module.AbsTask)
         return
     from espnet2.asr.encoder.abs_encoder import AbsEncoder
     from espnet2.asr.frontend.abs_frontend import AbsFrontend
@@ -60,19 +61,35 @@ def register_with(module: ModuleType) -> None:
                 _prepare_models_of(value)
 
 
+def _check_trainings_of(task: type) -> None:
+    """Let ESPnet's tasks check their options before they train; decoding does not come here."""
+    build = vars(task)["build_optimizers"]
+
+    @functools.wraps(build.__func__)
+    def build_optimizers(cls: type, args: argparse.Namespace, model: Any) -> Any:
+        from espnet_hjprune.espnet.options import check_options
+
+        check_options(vars(args), model)
+        return build.__func__(cls, args, model)
+
+    task.build_optimizers = classmethod(build_optimizers)  # type: ignore[attr-defined]
+
+
 def _prepare_models_of(task: type) -> None:
-    """Let a task check its options and put the constraint into the loss of what it builds."""
+    """Let a task put the constraint into the loss of what it builds."""
     build = vars(task).get("build_model")
     if not isinstance(build, classmethod):
         return
 
     @functools.wraps(build.__func__)
     def build_model(cls: type, args: argparse.Namespace) -> Any:
-        from espnet_hjprune.espnet.model import constrain
-        from espnet_hjprune.espnet.options import check_options
+        from espnet_hjprune.espnet.model import constrain, find_upstreams
 
         model = build.__func__(cls, args)
-        check_options(vars(args), model)
+        if getattr(args, "init", None) is not None:
+            # ESPnet restores some of the parts that it has initialised anew, not all.
+            for upstream in find_upstreams(model).values():
+                upstream.reload_pretrained_parameters()
         return constrain(model)
 
     task.build_model = classmethod(build_model)  # type: ignore[attr-defined]

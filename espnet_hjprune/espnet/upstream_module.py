@@ -119,6 +119,8 @@ class SpeechUpstream(nn.Module):
         """Load the upstream's weights again, after ESPnet's ``init`` has overwritten them."""
         if self.source is not None:
             self.encoder.load_state_dict(load_upstream(*self.source)[1])
+        if self.layer_weights is not None:
+            nn.init.zeros_(self.layer_weights)
         if self.pruner is not None:
             self.pruner.gates.reset()
             self.pruner.constraint.reset()

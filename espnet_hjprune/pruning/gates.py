@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -84,8 +83,6 @@ class GateSet(nn.Module):
         self.options = options
         self.groups = gate_groups(config, options.units)
         self.log_alpha = nn.Parameter(torch.empty(sum(group.size for group in self.groups)))
-        self._noise_seed: int | None = None
-        self._draws = 0
         self.reset()
         set_optimizer_options(self.log_alpha, options.gate_lr)
 
@@ -102,26 +99,13 @@ class GateSet(nn.Module):
         options = self.options
         return hard_concrete.keep_probability(self.log_alpha.float(), options.beta, options.stretch)
 
-    def sample(self) -> GateValues:
-        """Draw all gates for one training step.
-
-        The noise depends on torch's seed and on the number of draws since it was set, not on what
-        else was drawn: the processes of a distributed training, which share a seed, use the same
-        gates, as one process would on the whole batch.
-        """
+    def sample(self, generator: torch.Generator | None = None) -> GateValues:
+        """Draw all gates for one training step, with noise from ``generator`` or torch's own."""
         options = self.options
         log_alpha = self.log_alpha.float()
         return self.values(
-            hard_concrete.sample(log_alpha, options.beta, options.stretch, self._generator())
+            hard_concrete.sample(log_alpha, options.beta, options.stretch, generator)
         )
-
-    def _generator(self) -> torch.Generator:
-        """The source of noise for the next draw."""
-        seed = torch.initial_seed()
-        self._draws = self._draws + 1 if seed == self._noise_seed else 1
-        self._noise_seed = seed
-        mixed = np.random.SeedSequence([seed, self._draws]).generate_state(1, np.uint64)
-        return torch.Generator(self.log_alpha.device).manual_seed(int(mixed[0]))
 
     def evaluation(self, keep: torch.Tensor) -> GateValues:
         """Gates of a compact model: expected values of the kept units, 0 elsewhere.

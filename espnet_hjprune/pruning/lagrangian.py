@@ -65,6 +65,13 @@ class Constraint(nn.Module):
     def _note_progress(self) -> None:
         self.on_target.copy_(self.num_steps >= self.ramp_steps)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        steps = state_dict.get(f"{prefix}num_steps")
+        if steps is not None and f"{prefix}on_target" not in state_dict:
+            # Models from before this was saved; of their averages it cannot be known.
+            state_dict[f"{prefix}on_target"] = (steps >= self.ramp_steps).float()
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def current_target(self) -> torch.Tensor:
         """Scheduled target of every measure, ``(measures,)``."""
         if self.ramp_steps == 0:
@@ -75,6 +82,11 @@ class Constraint(nn.Module):
     def ramp_finished(self) -> bool:
         """Whether the target had reached its final value, in all epochs of an average."""
         return bool(self.on_target == 1)
+
+    @property
+    def mixes_targets(self) -> bool:
+        """Whether this is an average over epochs of which some were not yet on target."""
+        return bool(0 < self.on_target < 1)
 
     def forward(self, sparsity: torch.Tensor) -> torch.Tensor:
         """Penalty for the expected sparsities ``(measures,)``; a scalar in float32."""

@@ -13,6 +13,7 @@ from espnet_hjprune.pruning.criteria import measures, pruned_config
 from espnet_hjprune.pruning.discretise import Discretiser
 from espnet_hjprune.pruning.gates import GateSet
 from espnet_hjprune.pruning.lagrangian import Constraint
+from espnet_hjprune.pruning.noise import SharedNoise
 
 
 class Pruner(nn.Module):
@@ -34,11 +35,15 @@ class Pruner(nn.Module):
         self.measures = measures(config, options)
         self.gates = GateSet(self.config, options)
         self.constraint = Constraint(options)
+        self.noise = SharedNoise()
         self._kept: tuple[torch.Tensor, torch.Tensor, torch.Tensor, UnitCounts] | None = None
 
     def forward(self) -> GateValues:
         """Gates of one forward pass of the encoder."""
-        return self.gates.sample() if self.training else self.evaluation_gates()
+        if not self.training:
+            return self.evaluation_gates()
+        device = self.gates.log_alpha.device
+        return self.gates.sample(self.noise.generator(device, self.constraint.num_steps))
 
     def evaluation_gates(self) -> GateValues:
         """The deterministic gates of evaluation and compaction."""
