@@ -166,7 +166,8 @@ def test_a_compact_model_can_be_pruned_again(family):
     first, kept = compact_encoder(encoder, random_pruner(encoder.config, target_sparsity=0.3)())
     pruner = random_pruner(first.config, 1, target_sparsity=0.3)
     wave, lengths = padded_batch([5000, 4000])
-    assert difference(first, pruner(), wave, lengths) <= 1e-5
+    compare, bound = (double_difference, 5e-6) if family == "data2vec" else (difference, 1e-5)
+    assert compare(first, pruner(), wave, lengths) <= bound
     _, kept_again = compact_encoder(first, pruner())
     assert max(kept_again) < len(kept)
 

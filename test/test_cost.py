@@ -29,8 +29,9 @@ def counted_by_torch(encoder, samples):
     """MACs by FlopCounterMode, which counts two operations for each."""
     counter = FlopCounterMode(display=False)
     encoder.requires_grad_(False)
-    # The counter knows attention only as matrix products.
-    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
+    # The counter knows attention only as matrix products. In gradient mode the first layers are
+    # not computed in blocks, whose borders are computed twice.
+    with torch.enable_grad(), counter, sdpa_kernel(SDPBackend.MATH):
         encoder(torch.randn(1, samples), torch.tensor([samples]))
     assert counter.get_total_flops() % 2 == 0
     return counter.get_total_flops() // 2

@@ -1,22 +1,26 @@
 """Masking, lengths and uneven shapes of the encoder."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import padded_batch, random_encoder, small_config
+from models import padded_batch, random_encoder, random_pruner, small_config
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn import (
     DropoutConfig,
     EncoderConfig,
+    FeatureGate,
     MaskingConfig,
     PositionalConfig,
     SpeechEncoder,
 )
+from espnet_hjprune.nn.gating import NO_GATES
 from espnet_hjprune.nn.masking import sample_spans
-from espnet_hjprune.nn.norms import normalize_utterances
+from espnet_hjprune.nn.norms import FeatureNorm, normalize_utterances
 from espnet_hjprune.nn.positional import PositionalConv
 
 NO_DROPOUT = DropoutConfig(0.0, 0.0, 0.0, 0.0)
@@ -149,3 +153,64 @@ def test_incomplete_configurations_are_refused():
     del values["positional"]
     with pytest.raises(HJPruneError, match="incomplete: 'positional'"):
         EncoderConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("style", ["base", "large"])
+@pytest.mark.parametrize("lengths", [[70000, 52345], [3000, 2500, 1999], [400], [90000]])
+def test_blocks_give_what_whole_layers_give(style, lengths):
+    encoder = random_encoder(small_config(style))
+    gates = random_pruner(encoder.config, target_sparsity=0.3)()
+    wave, sizes = padded_batch(lengths)
+    for values in (None, gates):
+        # In gradient mode nothing is computed in blocks.
+        expected, _ = encoder(wave, sizes, values)
+        with torch.no_grad():
+            actual, _ = encoder(wave, sizes, values)
+        for row, frames in enumerate(encoder.frame_lengths(sizes, wave.shape[1], 0).tolist()):
+            assert (expected[0][row, :frames] - actual[0][row, :frames]).abs().max() <= 1e-5
+
+
+def test_folded_norm_of_channels_with_little_energy():
+    """A loud low tone with an offset, and filters that let next to nothing of it through."""
+    encoder = random_encoder(small_config("base"))
+    extractor = encoder.feature_extractor
+    time = torch.arange(30000) / 16000
+    wave = (0.5 + 0.4 * torch.sin(2 * torch.pi * 50 * time) + 1e-3 * torch.randn(30000))[None]
+    with torch.no_grad():
+        first = extractor.layers[0].conv.weight
+        first.copy_(torch.tensor([1.0, -3, 3, -1, 1, -3, 3, -1, 0, 0]).expand_as(first))
+        first.mul_(torch.rand(len(first), 1, 1) + 0.5)
+        folded = extractor(wave, NO_GATES)
+    plain = extractor(wave, NO_GATES)
+    exact = copy.deepcopy(extractor).double()(wave.double(), NO_GATES)
+    error = (folded - exact).abs().max()
+    assert error <= max(2e-5, 2 * (plain - exact).abs().max())
+
+
+@settings(max_examples=40, deadline=None)
+@given(features=st.integers(2, 20), seed=st.integers(0, 1000), scale_output=st.booleans())
+def test_gradients_of_the_norm_over_kept_features(features, seed, scale_output):
+    generator = torch.Generator().manual_seed(seed)
+    norm = FeatureNorm(features).double()
+    with torch.no_grad():
+        norm.weight.normal_(generator=generator)
+        norm.bias.normal_(generator=generator)
+    value = torch.rand(features, generator=generator, dtype=torch.double) * 0.8 + 0.2
+    value[torch.randperm(features, generator=generator)[: features // 2]] = 0.0
+    x = torch.randn(2, 3, features, generator=generator, dtype=torch.double, requires_grad=True)
+
+    def run(x, weight, bias, value):
+        gate = FeatureGate(value, (value.detach() != 0).double())
+        changed = {"weight": weight, "bias": bias}
+        return torch.func.functional_call(norm, changed, (x, gate, scale_output))
+
+    inputs = (x, norm.weight, norm.bias, value.requires_grad_())
+    kept = value.detach() != 0
+    mean = x[..., kept].mean(-1, keepdim=True)
+    spread = x[..., kept].var(-1, unbiased=False, keepdim=True)
+    expected = (x - mean) / (spread + norm.eps).sqrt() * norm.weight + norm.bias
+    expected = expected * value if scale_output else expected
+    assert torch.allclose(run(*inputs), expected, rtol=0, atol=1e-9)
+    # A closed gate stays closed under gradcheck's small steps only where its value is not read.
+    checked = inputs[:3] if kept.logical_not().any() else inputs
+    assert torch.autograd.gradcheck(lambda *a: run(*a, *inputs[len(a) :]), checked)

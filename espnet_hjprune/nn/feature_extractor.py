@@ -6,9 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from espnet_hjprune.nn.activation import gelu
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.gating import GateValues, scale
 from espnet_hjprune.nn.norms import FeatureNorm, channel_norm, group_norm_per_channel
+
+# On the CPU the first layers, whose outputs are large, are computed together in blocks of so many
+# frames, which stay in the cache.
+BLOCK_LAYERS = 3
+BLOCK_FRAMES = 1024
 
 
 class ConvLayer(nn.Module):
@@ -27,6 +33,16 @@ class ConvLayer(nn.Module):
         elif index == 0:
             self.norm = nn.GroupNorm(layer.channels, layer.channels)
 
+    @property
+    def kernel(self) -> int:
+        """Input frames that one output frame reads."""
+        return self.conv.kernel_size[0]
+
+    @property
+    def stride(self) -> int:
+        """Input frames from one output frame to the next."""
+        return self.conv.stride[0]
+
     def forward(self, x: torch.Tensor, index: int, gates: GateValues) -> torch.Tensor:
         """Map ``(batch, in_channel, time)`` to ``(batch, channel, fewer time)``.
 
@@ -40,7 +56,28 @@ class ConvLayer(nn.Module):
             x = channel_norm(self.norm, x, gates.conv_layer(index))
         elif self.norm is not None:
             x = group_norm_per_channel(self.norm, x)
-        return F.gelu(x)
+        return gelu(x)
+
+    def normalised_filters(self, wave: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Filters of the first layer with its GroupNorm over ``(batch, samples)`` folded in.
+
+        Every output of a channel is a product of its filter with as many samples, so mean and
+        variance of the channel follow from those of the samples, without a look at the outputs.
+        Double precision keeps the variance of channels in whose band there is little energy.
+
+        Returns:
+            Filters ``(batch, channel, kernel)`` and biases ``(batch, channel, 1)``.
+        """
+        assert isinstance(self.norm, nn.GroupNorm)
+        windows = wave.unfold(1, self.kernel, self.stride).double()
+        mean = windows.mean(1, keepdim=True)
+        windows = windows - mean
+        covariance = windows.transpose(1, 2) @ windows / windows.shape[1]
+        filters = self.conv.weight.squeeze(1).double()
+        variance = ((filters @ covariance) * filters).sum(-1, keepdim=True)
+        filters = filters * self.norm.weight.unsqueeze(-1) * torch.rsqrt(variance + self.norm.eps)
+        bias = self.norm.bias.unsqueeze(-1) - filters @ mean.transpose(1, 2)
+        return filters.to(wave.dtype), bias.to(wave.dtype)
 
 
 class FeatureExtractor(nn.Module):
@@ -58,7 +95,47 @@ class FeatureExtractor(nn.Module):
 
         The values of the last layer's gate are left to the reader.
         """
+        done = 0
         x = wave.unsqueeze(1)
-        for index, layer in enumerate(self.layers):
+        if runs_in_blocks(wave):
+            done = min(BLOCK_LAYERS, len(self.layers))
+            x = self.in_blocks(wave, gates, done)
+        for index, layer in enumerate(self.layers[done:], done):
             x = layer(x, index, gates)
         return x.transpose(1, 2)
+
+    def in_blocks(self, wave: torch.Tensor, gates: GateValues, count: int) -> torch.Tensor:
+        """Output ``(batch, channel, time)`` of the first ``count`` layers, block by block."""
+        layers = self.layers[:count]
+        frames = [wave.shape[1]]
+        for layer in layers:
+            frames.append((frames[-1] - layer.kernel) // layer.stride + 1)
+        result = wave.new_empty(len(wave), layers[-1].conv.out_channels, frames[-1])
+        for rows in torch.arange(len(wave)).split(max(1, BLOCK_FRAMES // frames[-1])):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            samples, first = wave[part], None
+            if isinstance(layers[0].norm, nn.GroupNorm):
+                # The filters give no mean; without an offset in the samples nothing cancels.
+                samples = samples - samples.mean(1, keepdim=True)
+                first = layers[0].normalised_filters(samples)
+            for begin in range(0, frames[-1], BLOCK_FRAMES):
+                end = min(begin + BLOCK_FRAMES, frames[-1])
+                start, stop = begin, end
+                for layer in reversed(layers):
+                    start, stop = start * layer.stride, (stop - 1) * layer.stride + layer.kernel
+                x = samples[:, None, start:stop]
+                if first is not None:
+                    windows = x[:, 0].unfold(1, layers[0].kernel, layers[0].stride)
+                    x = gelu(torch.baddbmm(first[1], first[0], windows.transpose(1, 2)))
+                for index, layer in enumerate(layers):
+                    if index > 0 or first is None:
+                        x = layer(x, index, gates)
+                result[part, :, begin:end] = x
+        return result
+
+
+def runs_in_blocks(wave: torch.Tensor) -> bool:
+    """Whether blocks help: on the CPU, without gradients, and with sizes that are known."""
+    if wave.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    return not (torch.jit.is_tracing() or torch.compiler.is_compiling())

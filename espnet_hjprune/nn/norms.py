@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -34,16 +36,51 @@ class FeatureNorm(nn.LayerNorm):
             weight, bias = gate.keep, torch.zeros_like(gate.keep)
         if scale_output:
             weight, bias = scale(weight, gate.value, 0), scale(bias, gate.value, 0)
-        # Autocast would run the products below in half precision.
+        exact = torch.promote_types(x.dtype, torch.float32)
+        keep = gate.keep.to(exact)
+        share = keep / keep.sum().clamp(min=1)
+        return _KeptNorm.apply(x, share, weight.to(exact), bias.to(exact), self.eps)
+
+
+class _KeptNorm(torch.autograd.Function):
+    """LayerNorm with weighted statistics; keeps its input for the backward pass, like torch's.
+
+    With shares ``s`` that sum to 1: ``m = sum_j s_j x_j``, ``v = sum_j s_j (x_j - m)^2``,
+    ``n = (x - m) / sqrt(v + eps)``, and the output is ``n * weight + bias``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        share: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        eps: float,
+    ) -> torch.Tensor:
+        # Autocast would run the products in half precision.
         with torch.autocast(x.device.type, enabled=False):
-            exact = torch.promote_types(x.dtype, torch.float32)
-            wide = x.to(exact)
-            keep = gate.keep.to(exact)
-            share = keep / keep.sum().clamp(min=1)
-            centred = wide - (wide @ share).unsqueeze(-1)
-            variance = (centred.square() @ share).unsqueeze(-1)
-            normed = centred * torch.rsqrt(variance + self.eps)
-            return torch.addcmul(bias.to(exact), normed, weight.to(exact)).to(x.dtype)
+            wide = x.to(share.dtype)
+            mean = (wide @ share).unsqueeze(-1)
+            centred = wide - mean
+            rstd = torch.rsqrt((centred.square() @ share).unsqueeze(-1) + eps)
+            ctx.save_for_backward(x, share, weight, mean, rstd)
+            return centred.mul_(rstd).mul_(weight).add_(bias).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, share, weight, mean, rstd = ctx.saved_tensors
+        grad = grad.to(share.dtype)
+        normed = (x.to(share.dtype) - mean).mul_(rstd)
+        rows = grad.flatten(0, -2)
+        bias_grad = rows.sum(0)
+        weight_grad = torch.linalg.vecdot(rows, normed.flatten(0, -2), dim=0)
+        inner = grad * weight
+        first = inner.sum(-1, keepdim=True)
+        second = torch.linalg.vecdot(inner, normed).unsqueeze(-1)
+        # d out / d x = rstd * (weight - share * (sum of them + n * their product with n))
+        x_grad = inner.sub_(normed.mul_(second).add_(first).mul_(share)).mul_(rstd)
+        return x_grad.to(x.dtype), None, weight_grad, bias_grad, None
 
 
 def normalize_utterances(

@@ -35,7 +35,8 @@ class PruningConfig:
         beta: temperature of the hard-concrete distribution.
         stretch: its interval before clamping to [0, 1].
         seconds: virtual audio length for which MACs are counted.
-        round_to: conv channels and FFN units of the compact model are multiples of this.
+        round_to: conv channels, FFN units and hidden size of the compact model are multiples of
+            this.
     """
 
     units: list[str] = field(default_factory=lambda: list(UNITS))

@@ -353,3 +353,54 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
         axes.set_title("share of a row's utterances (%)")
         figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
         return _save(figure, path)
+
+
+def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
+    """Draw speed-up against MAC reduction, one line for each audio length and batch size.
+
+    Models on the dashed line are as much faster as they have fewer MACs.
+
+    Args:
+        result: What the benchmark measured: ``machine`` and ``rows``; the first row of a setting
+            is its reference.
+        path: The PNG file to write.
+    """
+    machine, rows = result["machine"], result["rows"]
+    settings = list(dict.fromkeys((row["batch"], row["seconds"]) for row in rows))
+    with matplotlib.rc_context(_STYLE):
+        figure = _new_figure(6.4, 4.8)
+        axes = figure.subplots()
+        for setting, colour in zip(settings, cycle(_COLOURS), strict=False):
+            mine = [row for row in rows if (row["batch"], row["seconds"]) == setting]
+            x = [row["mac_reduction"] for row in mine]
+            y = [row["speed_up"] for row in mine]
+            label = f"{setting[0]} x {setting[1]:g} s"
+            axes.plot(x, y, "o", color=colour, ms=7, mec="white", mew=1.2, label=label)
+        # Names once, at the first setting's points; those of other packages would overlap.
+        for row in rows:
+            named = row["mac_reduction"] > 1.01 or row["model"] == "dense"
+            if named and (row["batch"], row["seconds"]) == settings[0]:
+                axes.annotate(
+                    row["model"],
+                    (row["mac_reduction"], row["speed_up"]),
+                    (-8, 4),
+                    textcoords="offset points",
+                    ha="right",
+                    fontsize=8.5,
+                    color=_MUTED,
+                )
+        top = 1.12 * max(max(row["mac_reduction"], row["speed_up"]) for row in rows)
+        axes.plot([0.6, top], [0.6, top], "--", color=_OUTLINE, lw=1.2, zorder=1)
+        axes.set_xlim(0.6, top)
+        axes.set_ylim(min(0.8, 0.95 * min(row["speed_up"] for row in rows)), top)
+        axes.set_xlabel("MAC reduction (times)")
+        axes.set_title(f"speed-up against {rows[0]['model']} (times)")
+        axes.legend(loc="upper left", fontsize=8.5)
+        figure.suptitle(
+            f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}",
+            fontsize=12,
+            fontweight="bold",
+            x=0.01,
+            ha="left",
+        )
+        return _save(figure, path)

@@ -1,0 +1,1 @@
+"""Measuring speed and memory of encoders, several models side by side."""

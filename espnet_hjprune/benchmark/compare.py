@@ -1,0 +1,182 @@
+"""What a benchmark measures: forward passes and training steps of several encoders."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from espnet_hjprune.benchmark.models import Contender, own_model, peer_model, pruned_encoder
+from espnet_hjprune.benchmark.timing import alternate, median_ratio, peak_memory
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.model_dir import load_encoder
+from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.nn.encoder import SpeechEncoder
+from espnet_hjprune.progress import progress_bar
+from espnet_hjprune.pruning.config import SAMPLE_RATE, PruningConfig
+from espnet_hjprune.pruning.cost import config_counts, encoder_cost
+from espnet_hjprune.pruning.pruner import Pruner
+from espnet_hjprune.upstream.architectures import ARCHITECTURES, architecture
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Comparison:
+    """What is compared, and how.
+
+    Attributes:
+        upstream: a named architecture.
+        targets: shares of the MACs that random gates remove for the compact models.
+        round_to: alignment of their widths.
+        model_dirs: compact models to add.
+        peers: other packages that run the dense model.
+        seconds: audio lengths.
+        batches: batch sizes.
+        repeats: timed rounds.
+        device: ``cpu`` or ``cuda``.
+        dtype: torch's name of the autocast type; ``float32`` for none.
+    """
+
+    upstream: str
+    targets: list[float]
+    round_to: int
+    model_dirs: list[str]
+    peers: list[str]
+    seconds: list[float]
+    batches: list[int]
+    repeats: int
+    device: str
+    dtype: str
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision, when it is asked for."""
+        dtype = getattr(torch, self.dtype)
+        return torch.autocast(self.device, dtype, enabled=self.dtype != "float32")
+
+
+def named_architecture(name: str) -> EncoderConfig:
+    """A published architecture.
+
+    Raises:
+        HJPruneError: there is none of this name.
+    """
+    if name not in ARCHITECTURES:
+        raise HJPruneError(f"--upstream {name} is unknown; it is one of {', '.join(ARCHITECTURES)}")
+    return architecture(name)
+
+
+def contenders(options: Comparison) -> list[Contender]:
+    """The models that the options ask for; the first one is the reference."""
+    config = named_architecture(options.upstream)
+    models = [peer_model(peer, options.upstream, config) for peer in options.peers]
+    torch.manual_seed(0)
+    dense = SpeechEncoder(config).eval()
+    models.append(own_model("dense", dense))
+    for target in options.targets:
+        encoder = pruned_encoder(dense, target, options.round_to)
+        models.append(own_model(f"compact {target:.0%}", encoder))
+    models += [own_model(str(path), load_encoder(path)) for path in options.model_dirs]
+    return models
+
+
+def settings(options: Comparison) -> Iterator[tuple[float, int, torch.Tensor]]:
+    """Audio length, batch size and audio of every comparison."""
+    generator = torch.Generator().manual_seed(0)
+    for seconds in options.seconds:
+        for batch in options.batches:
+            samples = round(seconds * SAMPLE_RATE)
+            wave = 0.1 * torch.randn(batch, samples, generator=generator)
+            yield seconds, batch, wave.to(options.device)
+
+
+def costs(config: EncoderConfig, samples: int) -> tuple[int, int]:
+    """MACs for so many samples, and parameters."""
+    counts = config_counts(config)
+    return tuple(round(encoder_cost(config, counts, kind, samples)) for kind in ("macs", "params"))
+
+
+def compare_inference(options: Comparison) -> list[Row]:
+    """Latency and peak memory of forward passes; one row for each model and setting."""
+    models = contenders(options)
+    for model in models:
+        if model.module is not None:
+            model.module.to(options.device)
+    rows: list[Row] = []
+    with torch.inference_mode(), options.autocast():
+        for seconds, batch, wave in settings(options):
+            runs = {m.name: (lambda m=m, w=wave: m.forward(w)) for m in models}
+            rows += _measure(options, runs, {m.name: m.config for m in models}, seconds, batch)
+    return rows
+
+
+def compare_training(options: Comparison) -> list[Row]:
+    """Time and peak memory of training steps of our encoder without and with gates."""
+    config = named_architecture(options.upstream)
+    torch.manual_seed(0)
+    plain = SpeechEncoder(config).train().to(options.device)
+    gated = copy.deepcopy(plain)
+    pruner = Pruner(config, PruningConfig()).train().to(options.device)
+
+    def step(encoder: SpeechEncoder, wave: torch.Tensor, gates: Pruner | None) -> None:
+        with options.autocast():
+            lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
+            states, _ = encoder(wave, lengths, gates() if gates is not None else None)
+            loss = states[-1].float().square().mean()
+        if gates is not None:
+            loss = loss + gates.regularise()[0]
+        loss.backward()
+        for module in (encoder, pruner):
+            module.zero_grad(set_to_none=True)
+
+    rows: list[Row] = []
+    for seconds, batch, wave in settings(options):
+        runs: dict[str, Callable[[], object]] = {
+            "without gates": lambda w=wave: step(plain, w, None),
+            "with gates": lambda w=wave: step(gated, w, pruner),
+        }
+        rows += _measure(options, runs, dict.fromkeys(runs, config), seconds, batch)
+    return rows
+
+
+def _measure(
+    options: Comparison,
+    runs: dict[str, Callable[[], object]],
+    configs: dict[str, EncoderConfig],
+    seconds: float,
+    batch: int,
+) -> list[Row]:
+    """Rows of one setting; the first run is the reference."""
+    logging.info("Timing %s models on %s x %g s of audio", len(runs), batch, seconds)
+    with progress_bar(total=options.repeats + 1, desc=f"{batch} x {seconds:g} s") as bar:
+        times = alternate(
+            runs, options.repeats, device=options.device, after_round=lambda: bar.update()
+        )
+    reference = next(iter(runs))
+    samples = round(seconds * SAMPLE_RATE)
+    dense_macs, _ = costs(configs[reference], samples)
+    rows = []
+    for name, run in runs.items():
+        macs, params = costs(configs[name], samples)
+        latency = statistics.median(times[name])
+        rows.append(
+            {
+                "model": name,
+                "seconds": seconds,
+                "batch": batch,
+                "latency": latency,
+                "latencies": times[name],
+                "real_time_factor": latency / (seconds * batch),
+                "peak_memory": peak_memory(run, options.device),
+                "speed_up": median_ratio(times[name], times[reference]),
+                "macs": macs,
+                "mac_reduction": dense_macs / macs,
+                "params": params,
+            }
+        )
+    return rows

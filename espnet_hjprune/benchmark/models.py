@@ -1,0 +1,138 @@
+"""The encoders that a benchmark compares, all with random weights of the same architecture."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.nn.encoder import SpeechEncoder
+from espnet_hjprune.pruning.compact import compact_encoder
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.pruner import Pruner
+from espnet_hjprune.upstream.random_checkpoint import MAKERS, save_random_checkpoint
+
+PEERS = ("s3prl", "huggingface", "torchaudio")
+# How unequal gates are: between the layers and within them.
+LAYER_SPREAD, UNIT_SPREAD = 1.0, 1.0
+
+
+@dataclass
+class Contender:
+    """A model that takes part.
+
+    Attributes:
+        name: what it is called in tables and figures.
+        forward: encodes ``(batch, samples)``, all utterances of full length.
+        module: holds its weights; ``None`` where torch does not.
+        config: our architecture, for MACs and parameters.
+    """
+
+    name: str
+    forward: Callable[[torch.Tensor], Any]
+    module: nn.Module | None
+    config: EncoderConfig
+
+
+def family_of(upstream: str) -> str:
+    """The family of a named architecture, a key of ``MAKERS``."""
+    families = [family for family in MAKERS if upstream.startswith(family)]
+    if upstream.startswith("distilhubert"):
+        return "distiller"
+    return families[0] if families else "wav2vec2"
+
+
+def own_model(name: str, encoder: SpeechEncoder) -> Contender:
+    """Our encoder, dense or compact."""
+
+    def forward(wave: torch.Tensor) -> torch.Tensor:
+        lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
+        return encoder(wave, lengths)[0][-1]
+
+    return Contender(name, forward, encoder.eval(), encoder.config)
+
+
+def pruned_encoder(
+    encoder: SpeechEncoder, target: float, round_to: int = 1, seed: int = 0
+) -> SpeechEncoder:
+    """Remove a share of the MACs by random gates, more from some layers than from others."""
+    options = PruningConfig(target_sparsity=target, ramp_steps=0, round_to=round_to)
+    pruner = Pruner(encoder.config, options).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        log_alpha = pruner.gates.log_alpha
+        log_alpha.copy_(UNIT_SPREAD * torch.randn(log_alpha.shape, generator=generator))
+        for group in pruner.gates.groups:
+            log_alpha[group.slice] += LAYER_SPREAD * torch.randn((), generator=generator)
+    return compact_encoder(encoder, pruner.evaluation_gates())[0]
+
+
+def peer_model(peer: str, upstream: str, config: EncoderConfig) -> Contender:
+    """The dense model as another package runs it.
+
+    Raises:
+        HJPruneError: the package or the architecture in it is missing.
+    """
+    try:
+        return {"s3prl": _s3prl, "huggingface": _hugging_face, "torchaudio": _torchaudio}[peer](
+            upstream, config
+        )
+    except ImportError as error:
+        raise HJPruneError(
+            f"{peer} takes part in the comparison only where it is installed ({error}); install "
+            "it or leave it out of --peers"
+        ) from error
+
+
+def _s3prl(upstream: str, config: EncoderConfig) -> Contender:
+    import importlib
+
+    family = family_of(upstream)
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoint = Path(directory) / "upstream.pt"
+        save_random_checkpoint(config, family, checkpoint)
+        hubconf = importlib.import_module(f"s3prl.upstream.{family}.hubconf")
+        local = {"distiller": "distiller_local"}.get(family, f"{family}_local")
+        expert = getattr(hubconf, local)(ckpt=str(checkpoint)).eval()
+    return Contender("s3prl", lambda wave: expert(list(wave))["hidden_states"][-1], expert, config)
+
+
+def _hugging_face(upstream: str, config: EncoderConfig) -> Contender:
+    family = f"hf_{family_of(upstream)}"
+    if family not in MAKERS:
+        raise HJPruneError(f"transformers is not compared on {upstream}; leave it out of --peers")
+    model = MAKERS[family](config)[0].eval()
+    return Contender("huggingface", lambda wave: model(wave).last_hidden_state, model, config)
+
+
+def _torchaudio(upstream: str, config: EncoderConfig) -> Contender:
+    import torchaudio
+
+    if config.relative is not None or family_of(upstream) not in ("wav2vec2", "hubert"):
+        raise HJPruneError(f"torchaudio is not compared on {upstream}; leave it out of --peers")
+    model = torchaudio.models.wav2vec2_model(
+        extractor_mode="layer_norm" if config.extractor_norm == "layer" else "group_norm",
+        extractor_conv_layer_config=[(c.channels, c.kernel, c.stride) for c in config.conv_layers],
+        extractor_conv_bias=config.conv_bias,
+        encoder_embed_dim=config.hidden_size,
+        encoder_projection_dropout=0.0,
+        encoder_pos_conv_kernel=config.positional.kernel,
+        encoder_pos_conv_groups=len(config.positional.group_widths),
+        encoder_num_layers=len(config.heads),
+        encoder_num_heads=config.heads[0],
+        encoder_attention_dropout=0.0,
+        encoder_ff_interm_features=config.ffn_sizes[0],
+        encoder_ff_interm_dropout=0.0,
+        encoder_dropout=0.0,
+        encoder_layer_norm_first=config.norm_first,
+        encoder_layer_drop=0.0,
+        aux_num_out=None,
+    ).eval()
+    return Contender("torchaudio", lambda wave: model(wave)[0], model, config)

@@ -1,0 +1,84 @@
+"""Times of several functions that take turns, so that what else the machine does hits them all."""
+
+from __future__ import annotations
+
+import ctypes
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+Runs = Mapping[str, Callable[[], object]]
+
+
+def alternate(
+    runs: Runs,
+    repeats: int,
+    warm_up: int = 1,
+    device: str = "cpu",
+    after_round: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Call the functions in turn and return the seconds of every call.
+
+    Args:
+        runs: the functions by name.
+        repeats: timed rounds; in every other one the order is reversed.
+        warm_up: rounds before that are not timed.
+        device: ``cuda`` waits for the GPU before and after every call.
+        after_round: called after every round, for a progress bar.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    for number in range(-warm_up, repeats):
+        for name in names if number % 2 == 0 else reversed(names):
+            synchronise(device)
+            start = time.perf_counter()
+            runs[name]()
+            synchronise(device)
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - start)
+        after_round()
+    return seconds
+
+
+def synchronise(device: str) -> None:
+    """Wait until a GPU has done what it was asked for."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def median_ratio(seconds: list[float], reference: list[float]) -> float:
+    """Median over the rounds of ``reference / seconds``: how many times faster, round by round."""
+    return statistics.median(r / s for s, r in zip(seconds, reference, strict=True))
+
+
+def peak_memory(run: Callable[[], object], device: str = "cpu") -> int | None:
+    """Bytes that a call needs at its peak beyond what was in use before.
+
+    On the CPU it is the resident memory of the process, as Linux counts it; ``None`` elsewhere.
+    """
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        # What earlier calls freed must go back to the system first, or this one would reuse it.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (AttributeError, OSError):
+        return None
+    before = _memory("VmRSS")
+    run()
+    return _memory("VmHWM") - before
+
+
+def _memory(name: str) -> int:
+    """A figure of this process in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024

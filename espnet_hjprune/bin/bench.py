@@ -1,0 +1,138 @@
+"""Time encoders side by side: dense models of other packages, and ours dense and compact.
+
+All models have random weights, which does not change their speed. Every round runs every model
+once, so that whatever else the machine does hits them all; figures are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_hjprune.bin.cli import run_command
+from espnet_hjprune.errors import HJPruneError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--upstream", default="wav2vec2_base", help="named architecture")
+    parser.add_argument(
+        "--targets",
+        type=float,
+        nargs="*",
+        default=[0.2, 0.4, 0.6],
+        help="shares of the MACs that random gates remove for the compact models",
+    )
+    parser.add_argument("--round_to", type=int, default=1, help="align channels and FFN units")
+    parser.add_argument("--model_dir", nargs="*", default=[], help="compact models to add")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        default=["s3prl"],
+        help="dense models of other packages: s3prl, huggingface, torchaudio",
+    )
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], help="audio lengths")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes")
+    parser.add_argument("--repeats", type=int, default=7, help="timed rounds")
+    parser.add_argument("--threads", type=int, help="CPU threads; default torch's choice")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="autocast type")
+    parser.add_argument(
+        "--training",
+        action="store_true",
+        help="time training steps instead: ours without and with gates",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all figures; - for standard output")
+    parser.add_argument("--image", metavar="FILE", help="draw speed-up against MAC reduction")
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Check values that argparse does not.
+
+    Raises:
+        HJPruneError: a value out of range, or no GPU where one is asked for.
+    """
+    import torch
+
+    from espnet_hjprune.benchmark.models import PEERS
+
+    unknown = sorted(set(args.peers) - set(PEERS))
+    if unknown:
+        raise HJPruneError(f"--peers has no {', '.join(unknown)}; it takes {', '.join(PEERS)}")
+    for target in args.targets:
+        if not 0 < target < 1:
+            raise HJPruneError(f"--targets has {target:g}; give shares between 0 and 1")
+    for name in ("seconds", "batch", "repeats", "round_to"):
+        values = getattr(args, name)
+        if min(values if isinstance(values, list) else [values]) <= 0:
+            raise HJPruneError(f"--{name} must be positive")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise HJPruneError("--device cuda needs a GPU that torch can use; there is none")
+
+
+def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
+    """What the figures were measured on."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].partition(":")[2].strip() if models else cpu
+    return {
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else cpu,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "dtype": args.dtype,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the comparison."""
+    args = get_parser().parse_args(argv)
+    check(args)
+    import torch
+
+    from espnet_hjprune.benchmark.compare import Comparison, compare_inference, compare_training
+    from espnet_hjprune.benchmark.table import as_table
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    compare = compare_training if args.training else compare_inference
+    options = Comparison(
+        upstream=args.upstream,
+        targets=args.targets,
+        round_to=args.round_to,
+        model_dirs=args.model_dir,
+        peers=args.peers,
+        seconds=args.seconds,
+        batches=args.batch,
+        repeats=args.repeats,
+        device=args.device,
+        dtype=args.dtype,
+    )
+    result = {"machine": describe_machine(args), "rows": compare(options)}
+    if args.json == "-":
+        print(json.dumps(result, indent=2))
+    else:
+        print(as_table(result))
+    if args.json and args.json != "-":
+        from espnet_hjprune.recipe.datadir import write_text
+
+        write_text(Path(args.json), json.dumps(result, indent=2) + "\n")
+    if args.image:
+        from espnet_hjprune.report.figures import plot_speed
+
+        plot_speed(result, args.image)
+
+
+if __name__ == "__main__":
+    run_command(main)
