@@ -64,8 +64,13 @@ def test_units_that_are_not_gated_stay():
 def test_alignment_keeps_the_target():
     pruner = random_pruner(architecture("wav2vec2_base"), target_sparsity=0.5, round_to=8)
     _, counts = pruner.kept_units()
-    assert all(count % 8 == 0 for count in [*counts.conv, *counts.ffn])
+    assert all(count % 8 == 0 for count in [*counts.conv, *counts.ffn, counts.hidden])
     assert 0 <= removed(pruner, counts, pruner.measures[0]) - 0.5 <= 0.001
+
+
+def test_targets_that_alignment_makes_impossible_are_refused():
+    with pytest.raises(HJPruneError, match="cannot be met"):
+        random_pruner(small_config(), target_sparsity=0.7, round_to=32)
 
 
 def test_alignment_holds_for_layers_that_nearly_vanish():

@@ -18,6 +18,7 @@ from espnet_hjprune.nn import (
     PositionalConfig,
     SpeechEncoder,
 )
+from espnet_hjprune.nn.feature_extractor import FeatureExtractor
 from espnet_hjprune.nn.gating import NO_GATES
 from espnet_hjprune.nn.masking import sample_spans
 from espnet_hjprune.nn.norms import FeatureNorm, normalize_utterances
@@ -156,16 +157,23 @@ def test_incomplete_configurations_are_refused():
 
 
 @pytest.mark.parametrize("style", ["base", "large"])
-@pytest.mark.parametrize("lengths", [[70000, 52345], [3000, 2500, 1999], [400], [90000]])
-def test_blocks_give_what_whole_layers_give(style, lengths):
+@pytest.mark.parametrize(
+    "lengths", [[70000, 52345], [3000, 2500, 1999], [400], [90000], [4000] * 12]
+)
+def test_blocks_give_what_whole_layers_give(style, lengths, monkeypatch):
+    calls = []
+    in_blocks = FeatureExtractor.in_blocks
+    monkeypatch.setattr(FeatureExtractor, "in_blocks", lambda *a: calls.append(1) or in_blocks(*a))
     encoder = random_encoder(small_config(style))
     gates = random_pruner(encoder.config, target_sparsity=0.3)()
     wave, sizes = padded_batch(lengths)
     for values in (None, gates):
         # In gradient mode nothing is computed in blocks.
         expected, _ = encoder(wave, sizes, values)
+        assert calls == []
         with torch.no_grad():
             actual, _ = encoder(wave, sizes, values)
+        assert calls.pop() == 1
         for row, frames in enumerate(encoder.frame_lengths(sizes, wave.shape[1], 0).tolist()):
             assert (expected[0][row, :frames] - actual[0][row, :frames]).abs().max() <= 1e-5
 
@@ -182,35 +190,42 @@ def test_folded_norm_of_channels_with_little_energy():
         first.mul_(torch.rand(len(first), 1, 1) + 0.5)
         folded = extractor(wave, NO_GATES)
     plain = extractor(wave, NO_GATES)
-    exact = copy.deepcopy(extractor).double()(wave.double(), NO_GATES)
-    error = (folded - exact).abs().max()
-    assert error <= max(2e-5, 2 * (plain - exact).abs().max())
+    # Here the GroupNorm of a double model is in double precision too, folded into the filters.
+    with torch.no_grad():
+        exact = copy.deepcopy(extractor).double()(wave.double(), NO_GATES)
+    for result in (folded, plain):
+        assert (result - exact).abs().max() <= 1e-3 * exact.abs().max()
 
 
 @settings(max_examples=40, deadline=None)
-@given(features=st.integers(2, 20), seed=st.integers(0, 1000), scale_output=st.booleans())
-def test_gradients_of_the_norm_over_kept_features(features, seed, scale_output):
+@given(
+    features=st.integers(2, 20),
+    closed=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+    scale_output=st.booleans(),
+)
+def test_gradients_of_the_norm_over_kept_features(features, closed, seed, scale_output):
     generator = torch.Generator().manual_seed(seed)
     norm = FeatureNorm(features).double()
     with torch.no_grad():
         norm.weight.normal_(generator=generator)
         norm.bias.normal_(generator=generator)
     value = torch.rand(features, generator=generator, dtype=torch.double) * 0.8 + 0.2
-    value[torch.randperm(features, generator=generator)[: features // 2]] = 0.0
+    value[torch.randperm(features, generator=generator)[: int(closed * (features - 1))]] = 0.0
     x = torch.randn(2, 3, features, generator=generator, dtype=torch.double, requires_grad=True)
 
+    # Fixed here: a closed gate stays closed under gradcheck's small steps.
+    kept = value != 0
+
     def run(x, weight, bias, value):
-        gate = FeatureGate(value, (value.detach() != 0).double())
+        gate = FeatureGate(value, kept.double())
         changed = {"weight": weight, "bias": bias}
         return torch.func.functional_call(norm, changed, (x, gate, scale_output))
 
     inputs = (x, norm.weight, norm.bias, value.requires_grad_())
-    kept = value.detach() != 0
     mean = x[..., kept].mean(-1, keepdim=True)
     spread = x[..., kept].var(-1, unbiased=False, keepdim=True)
     expected = (x - mean) / (spread + norm.eps).sqrt() * norm.weight + norm.bias
     expected = expected * value if scale_output else expected
     assert torch.allclose(run(*inputs), expected, rtol=0, atol=1e-9)
-    # A closed gate stays closed under gradcheck's small steps only where its value is not read.
-    checked = inputs[:3] if kept.logical_not().any() else inputs
-    assert torch.autograd.gradcheck(lambda *a: run(*a, *inputs[len(a) :]), checked)
+    assert torch.autograd.gradcheck(run, inputs)

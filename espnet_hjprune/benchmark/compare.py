@@ -80,9 +80,29 @@ def contenders(options: Comparison) -> list[Contender]:
     models.append(own_model("dense", dense))
     for target in options.targets:
         encoder = pruned_encoder(dense, target, options.round_to)
-        models.append(own_model(f"compact {target:.0%}", encoder))
-    models += [own_model(str(path), load_encoder(path)) for path in options.model_dirs]
+        models.append(own_model(f"compact {100 * target:.3g}%", encoder))
+    models += [_compact_model(path, options.upstream, config) for path in options.model_dirs]
+    names = [model.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise HJPruneError(f"{name} would take part twice; give every model once")
     return models
+
+
+def _compact_model(path: str, upstream: str, dense: EncoderConfig) -> Contender:
+    """A compact model, which must be one of the dense architecture."""
+    encoder = load_encoder(path)
+
+    def kept_by_pruning(config: EncoderConfig) -> tuple[Any, ...]:
+        kernels = [(layer.kernel, layer.stride) for layer in config.conv_layers]
+        return kernels, len(config.heads), config.head_dim, config.norm_first
+
+    if kept_by_pruning(encoder.config) != kept_by_pruning(dense):
+        raise HJPruneError(
+            f"--model_dir {path} was not pruned from a model like {upstream}; name its dense "
+            "architecture by --upstream"
+        )
+    return own_model(path, encoder)
 
 
 def settings(options: Comparison) -> Iterator[tuple[float, int, torch.Tensor]]:
@@ -105,8 +125,7 @@ def compare_inference(options: Comparison) -> list[Row]:
     """Latency and peak memory of forward passes; one row for each model and setting."""
     models = contenders(options)
     for model in models:
-        if model.module is not None:
-            model.module.to(options.device)
+        model.module.to(options.device)
     rows: list[Row] = []
     with torch.inference_mode(), options.autocast():
         for seconds, batch, wave in settings(options):

@@ -1,4 +1,4 @@
-"""The encoders that a benchmark compares, all with random weights of the same architecture."""
+"""The encoders that a benchmark compares: random weights, or compact models that are there."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Contender:
     Attributes:
         name: what it is called in tables and figures.
         forward: encodes ``(batch, samples)``, all utterances of full length.
-        module: holds its weights; ``None`` where torch does not.
+        module: holds its weights.
         config: our architecture, for MACs and parameters.
     """
 
     name: str
     forward: Callable[[torch.Tensor], Any]
-    module: nn.Module | None
+    module: nn.Module
     config: EncoderConfig
 
 
@@ -99,8 +99,7 @@ def _s3prl(upstream: str, config: EncoderConfig) -> Contender:
         checkpoint = Path(directory) / "upstream.pt"
         save_random_checkpoint(config, family, checkpoint)
         hubconf = importlib.import_module(f"s3prl.upstream.{family}.hubconf")
-        local = {"distiller": "distiller_local"}.get(family, f"{family}_local")
-        expert = getattr(hubconf, local)(ckpt=str(checkpoint)).eval()
+        expert = getattr(hubconf, f"{family}_local")(ckpt=str(checkpoint)).eval()
     return Contender("s3prl", lambda wave: expert(list(wave))["hidden_states"][-1], expert, config)
 
 

@@ -1,6 +1,7 @@
 """Time encoders side by side: dense models of other packages, and ours dense and compact.
 
-All models have random weights, which does not change their speed. Every round runs every model
+Models have random weights, which does not change their speed, unless --model_dir names compact
+ones. Every round runs every model
 once, so that whatever else the machine does hits them all; figures are medians over the rounds.
 """
 
@@ -9,13 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
 
+# One frame takes 400 samples; shorter audio is padded, which no count of MACs knows.
+SHORTEST = 0.1
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -30,7 +35,9 @@ def get_parser() -> argparse.ArgumentParser:
         default=[0.2, 0.4, 0.6],
         help="shares of the MACs that random gates remove for the compact models",
     )
-    parser.add_argument("--round_to", type=int, default=1, help="align channels and FFN units")
+    parser.add_argument(
+        "--round_to", type=int, default=1, help="align channels, FFN units and hidden size"
+    )
     parser.add_argument("--model_dir", nargs="*", default=[], help="compact models to add")
     parser.add_argument(
         "--peers",
@@ -70,10 +77,16 @@ def check(args: argparse.Namespace) -> None:
     for target in args.targets:
         if not 0 < target < 1:
             raise HJPruneError(f"--targets has {target:g}; give shares between 0 and 1")
-    for name in ("seconds", "batch", "repeats", "round_to"):
+    for name in ("batch", "repeats", "round_to", "threads"):
         values = getattr(args, name)
-        if min(values if isinstance(values, list) else [values]) <= 0:
+        if values is not None and min(values if isinstance(values, list) else [values]) <= 0:
             raise HJPruneError(f"--{name} must be positive")
+    if min(args.seconds) < SHORTEST:
+        raise HJPruneError(f"--seconds has {min(args.seconds):g}; give at least {SHORTEST}")
+    if args.training and (args.image or args.model_dir):
+        raise HJPruneError(
+            "--training compares two dense models; leave --image and --model_dir out"
+        )
     if args.device == "cuda" and not torch.cuda.is_available():
         raise HJPruneError("--device cuda needs a GPU that torch can use; there is none")
 
@@ -119,7 +132,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         device=args.device,
         dtype=args.dtype,
     )
-    result = {"machine": describe_machine(args), "rows": compare(options)}
+    # Other packages print what they load.
+    with redirect_stdout(sys.stderr):
+        result = {"machine": describe_machine(args), "rows": compare(options)}
     if args.json == "-":
         print(json.dumps(result, indent=2))
     else:

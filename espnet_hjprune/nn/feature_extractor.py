@@ -105,14 +105,18 @@ class FeatureExtractor(nn.Module):
         return x.transpose(1, 2)
 
     def in_blocks(self, wave: torch.Tensor, gates: GateValues, count: int) -> torch.Tensor:
-        """Output ``(batch, channel, time)`` of the first ``count`` layers, block by block."""
+        """Output ``(batch, channel, time)`` of the first ``count`` layers, block by block.
+
+        Forward hooks of these layers see blocks, or nothing where the norm is folded.
+        """
         layers = self.layers[:count]
         frames = [wave.shape[1]]
         for layer in layers:
             frames.append((frames[-1] - layer.kernel) // layer.stride + 1)
         result = wave.new_empty(len(wave), layers[-1].conv.out_channels, frames[-1])
-        for rows in torch.arange(len(wave)).split(max(1, BLOCK_FRAMES // frames[-1])):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
+        step = max(1, BLOCK_FRAMES // frames[-1])
+        for row in range(0, len(wave), step):
+            part = slice(row, row + step)
             samples, first = wave[part], None
             if isinstance(layers[0].norm, nn.GroupNorm):
                 # The filters give no mean; without an offset in the samples nothing cancels.
@@ -135,7 +139,12 @@ class FeatureExtractor(nn.Module):
 
 
 def runs_in_blocks(wave: torch.Tensor) -> bool:
-    """Whether blocks help: on the CPU, without gradients, and with sizes that are known."""
+    """Whether blocks help: on the CPU, without gradients, and with sizes that are known.
+
+    Half precision would round the folded filters.
+    """
     if wave.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    if wave.dtype not in (torch.float32, torch.float64):
         return False
     return not (torch.jit.is_tracing() or torch.compiler.is_compiling())

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from espnet_hjprune.nn.gating import FeatureGate, scale
 
@@ -68,17 +69,18 @@ class _KeptNorm(torch.autograd.Function):
             return centred.mul_(rstd).mul_(weight).add_(bias).to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, share, weight, mean, rstd = ctx.saved_tensors
         grad = grad.to(share.dtype)
         normed = (x.to(share.dtype) - mean).mul_(rstd)
         rows = grad.flatten(0, -2)
         bias_grad = rows.sum(0)
-        weight_grad = torch.linalg.vecdot(rows, normed.flatten(0, -2), dim=0)
+        weight_grad = (rows * normed.flatten(0, -2)).sum(0)
         inner = grad * weight
         first = inner.sum(-1, keepdim=True)
-        second = torch.linalg.vecdot(inner, normed).unsqueeze(-1)
-        # d out / d x = rstd * (weight - share * (sum of them + n * their product with n))
+        second = (inner * normed).sum(-1, keepdim=True)
+        # d loss / d x = rstd * (inner - share * (sum of inner + n * sum of inner * n))
         x_grad = inner.sub_(normed.mul_(second).add_(first).mul_(share)).mul_(rstd)
         return x_grad.to(x.dtype), None, weight_grad, bias_grad, None
 

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from espnet_hjprune.nn.activation import gelu
 from espnet_hjprune.nn.config import PositionalConfig
 from espnet_hjprune.nn.gating import FeatureGate
 from espnet_hjprune.nn.norms import FeatureNorm
@@ -120,5 +119,5 @@ class PositionalEncoding(nn.Module):
             x = conv(x)
             if self.norm is not None:
                 x = self.norm(x, gate)
-            x = gelu(x)
+            x = F.gelu(x)
         return x

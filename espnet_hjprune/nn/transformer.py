@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from espnet_hjprune.nn.activation import gelu
 from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig
 from espnet_hjprune.nn.gating import FeatureGate, GateValues, scale
 from espnet_hjprune.nn.norms import FeatureNorm
@@ -97,7 +96,7 @@ class FeedForward(nn.Module):
     def __init__(self, hidden: int, size: int, activation: str, dropout: float) -> None:
         super().__init__()
         self.size = size
-        self.activation = F.relu if activation == "relu" else gelu
+        self.activation = F.relu if activation == "relu" else F.gelu
         self.dropout = dropout
         self.fc1 = linear(hidden, size)
         self.fc2 = linear(size, hidden)

@@ -73,7 +73,7 @@ def measures(config: EncoderConfig, options: PruningConfig) -> list[Measure]:
         name = part or ""
         dense = encoder_cost(config, config_counts(config), kind, options.samples, part)
         measure = Measure(name, kind, part, units, options.targets[name], options.samples, dense)
-        most = measure.sparsity(pruned_config(config), smallest_counts(config, options.units))
+        most = measure.sparsity(pruned_config(config), smallest_counts(config, options))
         if measure.target > most:
             label = f"target_sparsity.{name}" if name else "target_sparsity"
             raise HJPruneError(
@@ -84,15 +84,19 @@ def measures(config: EncoderConfig, options: PruningConfig) -> list[Measure]:
     return found
 
 
-def smallest_counts(config: EncoderConfig, units: list[str]) -> UnitCounts:
-    """Counts with every gated unit removed that the encoder can do without."""
+def smallest_counts(config: EncoderConfig, options: PruningConfig) -> UnitCounts:
+    """Counts with every gated unit removed that the encoder, and alignment, can do without."""
+    units, step = options.units, options.round_to
     counts = config_counts(config)
     if "conv" in units:
-        counts.conv = [1] * len(counts.conv)
+        counts.conv = [min(step, channels) for channels in counts.conv]
     if "head" in units:
         counts.head = [0] * len(counts.head)
     if "ffn" in units:
         counts.ffn = [0] * len(counts.ffn)
     if "hidden" in units:
-        counts.hidden = counts.positional_pairs = 1
+        counts.hidden = min(step, config.hidden_size)
+        # Spread over the groups of the positional convolution, which is where they cost least.
+        groups = len(config.positional.group_widths)
+        counts.positional_pairs = max(counts.hidden, counts.hidden**2 // groups)
     return counts

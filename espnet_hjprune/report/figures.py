@@ -356,7 +356,7 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
 
 
 def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
-    """Draw speed-up against MAC reduction, one line for each audio length and batch size.
+    """Draw speed-up against MAC reduction, a colour and mark for each audio length and batch.
 
     Models on the dashed line are as much faster as they have fewer MACs.
 
@@ -370,12 +370,14 @@ def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
     with matplotlib.rc_context(_STYLE):
         figure = _new_figure(6.4, 4.8)
         axes = figure.subplots()
-        for setting, colour in zip(settings, cycle(_COLOURS), strict=False):
+        for number, setting in enumerate(settings):
+            colour = _COLOURS[number % len(_COLOURS)]
+            mark = "osD^v"[number // len(_COLOURS) % 5]
             mine = [row for row in rows if (row["batch"], row["seconds"]) == setting]
             x = [row["mac_reduction"] for row in mine]
             y = [row["speed_up"] for row in mine]
             label = f"{setting[0]} x {setting[1]:g} s"
-            axes.plot(x, y, "o", color=colour, ms=7, mec="white", mew=1.2, label=label)
+            axes.plot(x, y, mark, color=colour, ms=7, mec="white", mew=1.2, label=label)
         # Names once, at the first setting's points; those of other packages would overlap.
         for row in rows:
             named = row["mac_reduction"] > 1.01 or row["model"] == "dense"
@@ -391,7 +393,7 @@ def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
                 )
         top = 1.12 * max(max(row["mac_reduction"], row["speed_up"]) for row in rows)
         axes.plot([0.6, top], [0.6, top], "--", color=_OUTLINE, lw=1.2, zorder=1)
-        axes.set_xlim(0.6, top)
+        axes.set_xlim(min(0.6, 0.9 * min(row["mac_reduction"] for row in rows)), top)
         axes.set_ylim(min(0.8, 0.95 * min(row["speed_up"] for row in rows)), top)
         axes.set_xlabel("MAC reduction (times)")
         axes.set_title(f"speed-up against {rows[0]['model']} (times)")
