@@ -77,8 +77,9 @@ def test_gated_equals_compact(style, family, units, seed, target):
         return
     wave, lengths = padded_batch([6000, 3100, 4500], seed)
     gates = pruner()
-    if family == "data2vec":
-        # Outputs reach 7 here, of which float32 itself makes an error of 1e-5 in each model.
+    if family == "data2vec" or len(compact_encoder(encoder, gates)[1]) < 8:
+        # Outputs of data2vec reach 7 here, and a norm over two features amplifies differences by
+        # 300: float32 alone is off by 1e-5 in each of the models.
         for batch in (slice(0, 3), slice(1, 2)):
             longest = int(lengths[batch].max())
             part = wave[batch, :longest], lengths[batch]
