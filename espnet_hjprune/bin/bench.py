@@ -1,8 +1,8 @@
 """Time encoders side by side: dense models of other packages, and ours dense and compact.
 
 Models have random weights, which does not change their speed, unless --model_dir names compact
-ones. Every round runs every model
-once, so that whatever else the machine does hits them all; figures are medians over the rounds.
+ones. Every round runs every model once, so that whatever else the machine does hits them all;
+figures are medians over the rounds.
 """
 
 from __future__ import annotations
