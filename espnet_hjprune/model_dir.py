@@ -56,6 +56,23 @@ def read_architecture(path: str | Path) -> EncoderConfig:
     return EncoderConfig.from_dict(architecture)
 
 
+def find_weights(directory: Path) -> Path:
+    """The weights in a model directory: ``model.pth``, or the best ones of a training.
+
+    Raises:
+        HJPruneError: there are none.
+    """
+    files = [
+        directory / "model.pth",
+        *sorted(directory.glob("valid.*.best.pth")),
+        *sorted(directory.glob("valid.*.ave.pth")),
+    ]
+    weights = next((file for file in files if file.is_file()), None)
+    if weights is None:
+        raise HJPruneError(f"{directory} has neither model.pth nor valid.*.best.pth")
+    return weights
+
+
 def load_encoder(model_dir: str | Path) -> SpeechEncoder:
     """Build the encoder of ``model_dir`` and load its weights.
 
@@ -69,14 +86,7 @@ def load_encoder(model_dir: str | Path) -> SpeechEncoder:
         raise HJPruneError(
             f"{directory} holds a model with gates; compact it with espnet_hjprune.bin.compact"
         )
-    files = [
-        directory / "model.pth",
-        *sorted(directory.glob("valid.*.best.pth")),
-        *sorted(directory.glob("valid.*.ave.pth")),
-    ]
-    weights = next((file for file in files if file.is_file()), None)
-    if weights is None:
-        raise HJPruneError(f"{directory} has neither model.pth nor valid.*.best.pth")
+    weights = find_weights(directory)
     every = torch.load(weights, map_location="cpu", weights_only=True)
     state = {
         match[1]: tensor for name, tensor in every.items() if (match := WEIGHT.fullmatch(name))

@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import padded_batch, random_encoder, random_pruner, small_config
+from models import (
+    FAMILIES,
+    family_config,
+    padded_batch,
+    random_encoder,
+    random_pruner,
+    small_config,
+)
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn import (
@@ -176,6 +183,32 @@ def test_blocks_give_what_whole_layers_give(style, lengths, monkeypatch):
         assert calls.pop() == 1
         for row, frames in enumerate(encoder.frame_lengths(sizes, wave.shape[1], 0).tolist()):
             assert (expected[0][row, :frames] - actual[0][row, :frames]).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("style", ["base", "large"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_utterances_of_a_batch_as_if_alone(family, style, grad):
+    """Each gets the states that the model gives it without padding, however short it is."""
+    encoder = random_encoder(family_config(family, style))
+    gates = random_pruner(encoder.config).evaluation_gates()
+    sizes = [16000, 8123, 380, 15999, 900]
+    waves, lengths = padded_batch(sizes)
+    # An offset, which the norm over time takes off again.
+    waves = torch.where(torch.arange(16000) < lengths[:, None], waves + 0.3, 0.0)
+    for chosen in (None, gates):
+        with torch.set_grad_enabled(grad):
+            states, frames = encoder(waves, lengths, chosen, all_states=True, alone=True)
+        for row, size in enumerate(sizes):
+            with torch.no_grad():
+                single, count = encoder(
+                    waves[row : row + 1, :size], lengths[row : row + 1], chosen, all_states=True
+                )
+            assert frames[row] == count[0] == single[0].shape[1]
+            for state, expected in zip(states, single, strict=True):
+                torch.testing.assert_close(
+                    state[row, : frames[row]].detach(), expected[0], atol=1e-4, rtol=1e-4
+                )
 
 
 def test_folded_norm_of_channels_with_little_energy():

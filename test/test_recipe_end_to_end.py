@@ -9,6 +9,8 @@ import torch
 import yaml
 from recipe_runs import RecipeCopy, copy_recipe, read_text, sclite_error_rate
 
+from espnet_hjprune.report.decoding_log import read_decoding_time
+
 MINI = (
     "--num_train 48 --num_dev_clean 4 --num_dev_other 4 --num_test_clean 6 --num_test_other 4 "
     "--nj 2"
@@ -60,12 +62,27 @@ def test_all_stages_with_interruptions(recipe):
     for image in ("architecture.png", "pruning.png"):
         assert (prune_exp / "images" / image).stat().st_size > 10_000
 
-    decoded = recipe.only("exp/asr_compact_*/decode_*/test_clean")
+    decoded = recipe.only("exp/asr_compact_*/decode_batched_*/test_clean")
     for name in ("text", "token", "token_int", "score"):
         assert (decoded / name).is_file()
     for name in ("score_wer/result.txt", "score_cer/result.txt", "score_ter/result.txt"):
         assert (decoded / name).is_file()
     check_against_jiwer(recipe, decoded)
+    recipe.run("--stage", "7", "--decoder", "espnet")
+    for exp_name in ("asr_train_finetune", "asr_compact"):
+        batched, stock = (
+            recipe.only(f"exp/{exp_name}_*/decode_{decoder}_*/test_clean")
+            for decoder in ("batched", "espnet")
+        )
+        # Where there are as many tokens as frames, ESPnet writes <sos/eos> among them.
+        last = f" {len(config['token_list']) - 1}"
+        for name, end in (("text", "<sos/eos>"), ("token", " <sos/eos>"), ("token_int", last)):
+            lines = [
+                [line.strip().removesuffix(end).strip() for line in (d / name).open()]
+                for d in (batched, stock)
+            ]
+            assert lines[0] == lines[1]
+        assert read_decoding_time(batched).utterances == read_decoding_time(stock).utterances == 6
 
     for finished in ("exp/asr_train_finetune_*", "exp/asr_compact_*"):
         saved = recipe.only(finished) / "config.yaml"
@@ -96,6 +113,7 @@ def check_against_jiwer(recipe: RecipeCopy, decoded: Path) -> None:
         (["--criterion", "flops"], 2, "--criterion is macs, size or sepsize"),
         (["--criterion", "sepsize", "--target_sparsity", "0.4"], 2, '"cnn=X transformer=Y"'),
         (["--fs", "8k"], 2, "--fs is 8k"),
+        (["--decoder", "fast"], 2, "--decoder is batched or espnet"),
         (["--nj", "0"], 2, "--nj is a whole number from 1"),
         (["--units", "heads"], 2, "--units takes conv, head, ffn and hidden"),
         (["--token_type", "phone"], 2, "--token_type is char, bpe or word"),

@@ -85,6 +85,9 @@ def test_decoding_progress(tmp_path):
     assert decoding.update() == (2, "")
     (tmp_path / "decode.2.log").write_text("best hypo: c\n")
     assert decoding.update() == (3, "")
+    with (tmp_path / "decode.2.log").open("a") as log:
+        log.write("2026-01-01 (decode:1) INFO: decoded 20 utterances in 1.234 s\n")
+    assert decoding.update() == (23, "")
 
 
 def test_following_ends_with_the_process(monkeypatch):

@@ -40,7 +40,7 @@ def test_all_stages(recipe):
     exp = recipe.only("exp/asr_compact_*")
     results = (exp / "RESULTS.md").read_text()
     for name in ("asr_train_finetune", "asr_compact"):
-        decoded = recipe.only(f"exp/{name}_*/decode_slu_*/test")
+        decoded = recipe.only(f"exp/{name}_*/decode_batched_*/test")
         reference = read_text(recipe.directory / "dump/mini/raw/test/text")
         hypothesis = read_text(decoded / "text")
         assert hypothesis.keys() == reference.keys()

@@ -58,8 +58,9 @@ prune_args=             # the same in stage 4
 compact_args=           # the same in stage 6
 init_model=valid.loss.ave.pth           # model of stage 3 that is pruned
 inference_asr_model=valid.loss.ave.pth  # model that is decoded
-inference_config=conf/decode_asr.yaml
-inference_args=         # options of ESPnet's decoding, after the configuration
+decoder=batched         # batched, for CTC models and linear classifiers, or espnet
+inference_config=       # options of decoding; empty: conf/decode_<decoder>.yaml
+inference_args=         # more of them, after the configuration
 score_types="wer cer"   # what sclite counts; ter is added for bpe
 metric=wer              # figure of the result table: wer or accuracy
 
@@ -149,6 +150,9 @@ check_fraction() {
 }
 
 # Before what is found by its name.
+[[ ${decoder} =~ ^(batched|espnet)$ ]] ||
+    status=2 die "--decoder is batched or espnet, not '${decoder}'"
+inference_config=${inference_config:-conf/decode_${decoder}.yaml}
 [[ ${criterion} =~ ^(macs|size|sepsize)$ ]] ||
     status=2 die "--criterion is macs, size or sepsize, not '${criterion}'"
 if [ -z "${prune_config}" ]; then
@@ -394,60 +398,133 @@ explain_failure() {
     die "${reason} (log: $1)"
 }
 
-# decode EXP SET: decode a test set with ESPnet into EXP/DECODE_TAG/SET, then score it.
-decode() {
-    local exp=$1 set=$2
-    local dir=${exp}/${decode_tag}/${set} data=${raw_dir}/${set}
-    unfinished "${dir}" "${inference_args}" "${score_types}" "$(checksum "${inference_config}" "${exp}/.done" \
-        "${data}/wav.scp" "${data}/text")" || return 0
-    local logdir=${dir}/logdir jobs=${inference_nj} utterances
-    utterances=$(wc -l <"${data}/wav.scp")
-    if [ "${jobs}" -gt "${utterances}" ]; then
-        jobs=${utterances}
-    fi
+# decoded_dir EXP SET: where results of a model on a test set go.
+decoded_dir() {
+    echo "$1/${decode_tag}/$2"
+}
+
+# undecoded EXP SET: true if the set must still be decoded with the model.
+undecoded() {
+    local data=${raw_dir}/$2
+    need "$1/${inference_asr_model}" "choose another --inference_asr_model"
+    need "${data}/wav.scp" "run stage 2 first"
+    unfinished "$(decoded_dir "$1" "$2")" "${decoder} ${inference_args}" "${score_types}" \
+        "$(checksum "${inference_config}" "$1/.done" "${data}/wav.scp" "${data}/text")"
+}
+
+# decode_jobs SET...: parallel jobs, of which each gets an utterance of every set.
+decode_jobs() {
+    local set jobs=${inference_nj} utterances
+    for set in "$@"; do
+        utterances=$(wc -l <"${raw_dir}/${set}/wav.scp")
+        if [ "${jobs}" -gt "${utterances}" ]; then
+            jobs=${utterances}
+        fi
+    done
+    echo "${jobs}"
+}
+
+# split_keys DIR SET JOBS: divide the utterances of a set among jobs, in a fresh DIR/logdir.
+split_keys() {
+    local logdir=$1/logdir job part
     rm -rf "${logdir}"
     mkdir -p "${logdir}"
-    split --number="r/${jobs}" --numeric-suffixes=1 --suffix-length=6 "${data}/wav.scp" \
+    split --number="r/$3" --numeric-suffixes=1 --suffix-length=6 "${raw_dir}/$2/wav.scp" \
         "${logdir}/part."
-    local job part
-    for ((job = 1; job <= jobs; job++)); do
+    for ((job = 1; job <= $3; job++)); do
         printf -v part '%06d' "${job}"
         mv "${logdir}/part.${part}" "${logdir}/keys.${job}.scp"
     done
-    local gpus=0 cmd=${decode_cmd}
+}
+
+# start_decoding DIR LOGDIR JOBS COMMAND...: start the jobs, whose number COMMAND has as JOB.
+start_decoding() {
+    local dir=$1 logdir=$2 jobs=$3 gpus=0 cmd=${decode_cmd}
+    shift 3
     if ${gpu_inference}; then
         gpus=1
         cmd=${cuda_cmd}
     fi
-    log "Decoding ${set} with ${exp}: the logs are ${logdir}/decode.*.log"
     # One thread a job: the jobs run side by side, and would fight for the cores.
-    # shellcheck disable=SC2086 # commands and options that the user gives as words
+    # shellcheck disable=SC2086 # a command with options
     start_job "${dir}" ${cmd} --gpu "${gpus}" JOB=1:"${jobs}" "${logdir}/decode.JOB.log" \
-        env OMP_NUM_THREADS=1 \
+        env OMP_NUM_THREADS=1 "$@" --ngpu "${gpus}" --config "${inference_config}" ${inference_args}
+}
+
+# wait_decoding DIR LOGDIR JOBS UTTERANCES TITLE
+wait_decoding() {
+    local log
+    wait_job "$1" --title "$5" --decode_logs "$2" --jobs "$3" --utterances "$4" && return
+    for log in "$2"/decode.*.log; do
+        if ! grep -qa '^# Ended with status 0' "${log}"; then
+            explain_failure "${log}"
+        fi
+    done
+    die "$5 failed (logs: $2)"
+}
+
+# decode_with_espnet EXP SET: decode a test set with ESPnet's own program.
+decode_with_espnet() {
+    local exp=$1 set=$2 dir logdir jobs
+    dir=$(decoded_dir "${exp}" "${set}")
+    logdir=${dir}/logdir
+    jobs=$(decode_jobs "${set}")
+    split_keys "${dir}" "${set}" "${jobs}"
+    log "Decoding ${set} with ${exp}: the logs are ${logdir}/decode.*.log"
+    # shellcheck disable=SC2086 # python is a command with options
+    start_decoding "${dir}" "${logdir}" "${jobs}" \
         ${python} -m espnet_hjprune.bin.run -m "espnet2.bin.${task}_inference" \
-        --batch_size 1 --ngpu "${gpus}" \
-        --data_path_and_name_and_type "${data}/wav.scp,speech,${audio_type}" \
+        --batch_size 1 \
+        --data_path_and_name_and_type "${raw_dir}/${set}/wav.scp,speech,${audio_type}" \
         --key_file "${logdir}/keys.JOB.scp" \
         --"${model_option}_train_config" "${exp}/config.yaml" \
         --"${model_option}_model_file" "${exp}/${inference_asr_model}" \
-        --output_dir "${logdir}/output.JOB" \
-        --config "${inference_config}" ${inference_args}
-    if ! wait_job "${dir}" --title "decoding ${set}" --decode_logs "${logdir}" \
-        --jobs "${jobs}" --utterances "${utterances}"; then
-        for part in "${logdir}"/decode.*.log; do
-            if ! grep -qa '^# Ended with status 0' "${part}"; then
-                explain_failure "${part}"
-            fi
-        done
-        die "decoding ${set} failed (logs: ${logdir})"
-    fi
-    local file
+        --output_dir "${logdir}/output.JOB"
+    wait_decoding "${dir}" "${logdir}" "${jobs}" "$(wc -l <"${raw_dir}/${set}/wav.scp")" \
+        "decoding ${set}"
+}
+
+# decode_in_batches EXP SET [EXP SET]...: decode without ESPnet, all in the same few processes.
+decode_in_batches() {
+    local exps=() sets=() configs=() models=() tables=() keys=() outputs=() dir
+    while [ $# -gt 0 ]; do
+        exps+=("$1")
+        sets+=("$2")
+        shift 2
+    done
+    local jobs index total=0 logdir=${compact_exp}/${decode_tag}/logdir
+    jobs=$(decode_jobs "${sets[@]}")
+    for index in "${!exps[@]}"; do
+        dir=$(decoded_dir "${exps[index]}" "${sets[index]}")
+        split_keys "${dir}" "${sets[index]}" "${jobs}"
+        configs+=("${exps[index]}/config.yaml")
+        models+=("${exps[index]}/${inference_asr_model}")
+        tables+=("${raw_dir}/${sets[index]}/wav.scp")
+        keys+=("${dir}/logdir/keys.JOB.scp")
+        outputs+=("${dir}/logdir/output.JOB")
+        total=$((total + $(wc -l <"${tables[index]}")))
+    done
+    stop_leftover "${logdir}"
+    rm -rf "${logdir}"
+    mkdir -p "${logdir}"
+    log "Decoding ${sets[*]}: the logs are ${logdir}/decode.*.log"
+    # shellcheck disable=SC2086 # python is a command with options
+    start_decoding "${logdir}" "${logdir}" "${jobs}" \
+        ${python} -m espnet_hjprune.bin.decode --audio_type "${audio_type}" \
+        --train_config "${configs[@]}" --model_file "${models[@]}" --wav_scp "${tables[@]}" \
+        --key_file "${keys[@]}" --output_dir "${outputs[@]}"
+    wait_decoding "${logdir}" "${logdir}" "${jobs}" "${total}" "decoding"
+}
+
+# score_decoded EXP SET: join the results of the jobs and let sclite count the errors.
+score_decoded() {
+    local data=${raw_dir}/$2 dir file type ter_args=()
+    dir=$(decoded_dir "$1" "$2")
     for file in text token token_int score; do
-        if [ -e "${logdir}/output.1/1best_recog/${file}" ]; then
-            cat "${logdir}"/output.*/1best_recog/"${file}" | LC_ALL=C sort >"${dir}/${file}"
+        if [ -e "${dir}/logdir/output.1/1best_recog/${file}" ]; then
+            cat "${dir}"/logdir/output.*/1best_recog/"${file}" | LC_ALL=C sort >"${dir}/${file}"
         fi
     done
-    local type ter_args=()
     for type in ${score_types}; do
         if [ "${type}" = ter ]; then
             ter_args=(--token_type "${token_type}")
@@ -656,14 +733,26 @@ stage_6() {
 stage_7() {
     need "${finetune_exp}/.done" "run stage 3 first"
     need "${compact_exp}/.done" "run stage 6 first"
-    local set exp
+    local set exp left=()
     for exp in "${finetune_exp}" "${compact_exp}"; do
-        need "${exp}/${inference_asr_model}" "choose another --inference_asr_model"
         for set in ${test_sets}; do
-            need "${raw_dir}/${set}/wav.scp" "run stage 2 first"
-            decode "${exp}" "${set}"
+            undecoded "${exp}" "${set}" || continue
+            if [ "${decoder}" = espnet ]; then
+                decode_with_espnet "${exp}" "${set}"
+                score_decoded "${exp}" "${set}"
+            else
+                left+=("${exp}" "${set}")
+            fi
         done
     done
+    if [ ${#left[@]} -gt 0 ]; then
+        decode_in_batches "${left[@]}"
+        set -- "${left[@]}"
+        while [ $# -gt 0 ]; do
+            score_decoded "$1" "$2"
+            shift 2
+        done
+    fi
     # shellcheck disable=SC2086 # test sets are words
     ${python} -m espnet_hjprune.bin.report --output "${compact_exp}/RESULTS.md" \
         --prune_exp "${prune_exp}" --summary "${compact_dir}/summary.json" \

@@ -109,6 +109,8 @@ class SpeechUpstream(nn.Module):
             Pruner(config, PruningConfig.from_dict(pruning)) if pruning is not None else None
         )
         self.constraint_in_loss = False
+        # Whether utterances are encoded as if each was alone in its batch.
+        self.alone = False
         if self.pruner is not None:
             logging.info("Gates on %s units", self.pruner.gates.log_alpha.numel())
 
@@ -152,7 +154,7 @@ class SpeechUpstream(nn.Module):
             self._check_training()
         gates = self.pruner() if self.pruner is not None else None
         every = self.layer != -1 or self.layer_weights is not None
-        states, frames = self.encoder(wave, lengths, gates, all_states=every)
+        states, frames = self.encoder(wave, lengths, gates, every, self.alone)
         if self.layer_weights is not None:
             shares = self.layer_weights.softmax(0)
             features = torch.einsum("l,lbtd->btd", shares, torch.stack(states))

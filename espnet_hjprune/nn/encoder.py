@@ -57,12 +57,15 @@ class SpeechEncoder(nn.Module):
         """Width of the features that :meth:`forward` returns."""
         return self.config.output_size
 
-    def frame_lengths(self, lengths: torch.Tensor, samples: int, frames: int) -> torch.Tensor:
+    def frame_lengths(
+        self, lengths: torch.Tensor, samples: int, frames: int, alone: bool = False
+    ) -> torch.Tensor:
         """Valid frames of utterances with ``lengths`` samples, padded to ``samples``.
 
-        ``frames`` is what the CNN made of the padded batch.
+        ``frames`` is what the CNN made of the padded batch; ``alone`` counts those that it makes
+        of each utterance without padding.
         """
-        if self.config.length_rule == "chunk":
+        if self.config.length_rule == "chunk" and not alone:
             chunk = samples // frames
             return torch.div(lengths + chunk - 1, chunk, rounding_mode="floor").clamp(max=frames)
         for layer in self.config.conv_layers:
@@ -75,6 +78,7 @@ class SpeechEncoder(nn.Module):
         lengths: torch.Tensor,
         gates: GateValues | None = None,
         all_states: bool = False,
+        alone: bool = False,
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Encode a padded batch.
 
@@ -83,6 +87,8 @@ class SpeechEncoder(nn.Module):
             lengths: ``(batch,)`` samples.
             gates: gate values of this pass; ``None`` for none.
             all_states: return the input of every Transformer layer too.
+            alone: give each utterance the states that it has without padding. As in s3prl, they
+                otherwise depend on the batch, through the GroupNorm of the first layer.
 
         Returns:
             The states, each ``(batch, time, output_size)``, the last being the output, and the
@@ -96,14 +102,17 @@ class SpeechEncoder(nn.Module):
             samples = shortest
         if self.config.normalize_input:
             wave = normalize_utterances(wave, lengths, self.config.normalize_epsilon)
-        x = self.feature_extractor(wave, gates)
+        if alone:
+            lengths = lengths.clamp(min=shortest)
+        x = self.feature_extractor(wave, gates, lengths if alone else None)
         frames = x.shape[1]
-        frame_lengths = self.frame_lengths(lengths, samples, frames)
+        frame_lengths = self.frame_lengths(lengths, samples, frames, alone)
         inside = torch.arange(frames, device=x.device) < frame_lengths.unsqueeze(1)
         x = self.project(x, gates)
         x = self.mask_features(x, frame_lengths, gates)
-        x = x.masked_fill(~inside.unsqueeze(-1), 0.0)
-        x = x + self.positional(x, gates.hidden)
+        padding = ~inside.unsqueeze(-1)
+        x = x.masked_fill(padding, 0.0)
+        x = x + self.positional(x, gates.hidden, padding if alone else None)
         states = self.transformer(x, inside[:, None, None], gates)
         if not all_states:
             states = states[-1:]

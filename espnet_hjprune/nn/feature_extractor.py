@@ -8,6 +8,7 @@ from torch import nn
 
 from espnet_hjprune.nn.activation import gelu
 from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.nn.export_mode import is_exporting
 from espnet_hjprune.nn.gating import GateValues, scale
 from espnet_hjprune.nn.norms import FeatureNorm, channel_norm, group_norm_per_channel
 
@@ -58,26 +59,51 @@ class ConvLayer(nn.Module):
             x = group_norm_per_channel(self.norm, x)
         return gelu(x)
 
-    def normalised_filters(self, wave: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def normalised_filters(
+        self, wave: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Filters of the first layer with its GroupNorm over ``(batch, samples)`` folded in.
 
         Every output of a channel is a product of its filter with as many samples, so mean and
         variance of the channel follow from those of the samples, without a look at the outputs.
         Double precision keeps the variance of channels in whose band there is little energy.
 
+        Args:
+            wave: samples.
+            lengths: ``(batch,)`` samples that the statistics cover; ``None`` for all.
+
         Returns:
             Filters ``(batch, channel, kernel)`` and biases ``(batch, channel, 1)``.
         """
         assert isinstance(self.norm, nn.GroupNorm)
-        windows = wave.unfold(1, self.kernel, self.stride).double()
-        mean = windows.mean(1, keepdim=True)
-        windows = windows - mean
-        covariance = windows.transpose(1, 2) @ windows / windows.shape[1]
+        windows = self.windows(wave).double()
+        frames = windows.shape[1]
+        if lengths is None:
+            mean = windows.mean(1, keepdim=True)
+            windows = windows - mean
+            covariance = windows.transpose(1, 2) @ windows / frames
+        else:
+            valid = torch.div(lengths - self.kernel, self.stride, rounding_mode="floor") + 1
+            inside = torch.arange(frames, device=wave.device) < valid.unsqueeze(1)
+            share = (inside / valid.unsqueeze(1).double()).unsqueeze(-1)
+            mean = (windows * share).sum(1, keepdim=True)
+            windows = windows - mean
+            covariance = windows.transpose(1, 2) @ (windows * share)
         filters = self.conv.weight.squeeze(1).double()
         variance = ((filters @ covariance) * filters).sum(-1, keepdim=True)
         filters = filters * self.norm.weight.unsqueeze(-1) * torch.rsqrt(variance + self.norm.eps)
         bias = self.norm.bias.unsqueeze(-1) - filters @ mean.transpose(1, 2)
         return filters.to(wave.dtype), bias.to(wave.dtype)
+
+    def windows(self, wave: torch.Tensor) -> torch.Tensor:
+        """What the first layer reads of ``(batch, samples)``: ``(batch, frame, kernel)``."""
+        return wave.unfold(1, self.kernel, self.stride)
+
+    def folded(
+        self, wave: torch.Tensor, filters: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """Output ``(batch, channel, time)`` of the first layer with :meth:`normalised_filters`."""
+        return gelu(torch.baddbmm(filters[1], filters[0], self.windows(wave).transpose(1, 2)))
 
 
 class FeatureExtractor(nn.Module):
@@ -90,21 +116,45 @@ class FeatureExtractor(nn.Module):
             ConvLayer(channels[i], config, i) for i in range(len(config.conv_layers))
         )
 
-    def forward(self, wave: torch.Tensor, gates: GateValues) -> torch.Tensor:
+    def forward(
+        self, wave: torch.Tensor, gates: GateValues, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Map samples ``(batch, samples)`` to frames ``(batch, time, channel)``.
 
-        The values of the last layer's gate are left to the reader.
+        The values of the last layer's gate are left to the reader. Norms over time cover
+        ``lengths`` ``(batch,)`` samples of each utterance; ``None`` for all, padding included.
         """
         done = 0
         x = wave.unsqueeze(1)
         if runs_in_blocks(wave):
             done = min(BLOCK_LAYERS, len(self.layers))
-            x = self.in_blocks(wave, gates, done)
+            x = self.in_blocks(wave, gates, done, lengths)
+        elif lengths is not None and self.norms_over_time:
+            done = 1
+            with torch.autocast(wave.device.type, enabled=False):
+                x = self.folded(wave, lengths)
         for index, layer in enumerate(self.layers[done:], done):
             x = layer(x, index, gates)
         return x.transpose(1, 2)
 
-    def in_blocks(self, wave: torch.Tensor, gates: GateValues, count: int) -> torch.Tensor:
+    @property
+    def norms_over_time(self) -> bool:
+        """Whether the first layer has a GroupNorm, whose statistics cover all frames."""
+        return isinstance(self.layers[0].norm, nn.GroupNorm)
+
+    def folded(self, wave: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Output of the first layer with its GroupNorm folded in, as without any padding."""
+        first = self.layers[0]
+        wave = without_offset(wave, lengths)
+        return first.folded(wave, first.normalised_filters(wave, lengths))
+
+    def in_blocks(
+        self,
+        wave: torch.Tensor,
+        gates: GateValues,
+        count: int,
+        lengths: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Output ``(batch, channel, time)`` of the first ``count`` layers, block by block.
 
         Forward hooks of these layers see blocks, or nothing where the norm is folded.
@@ -117,25 +167,33 @@ class FeatureExtractor(nn.Module):
         step = max(1, BLOCK_FRAMES // frames[-1])
         for row in range(0, len(wave), step):
             part = slice(row, row + step)
-            samples, first = wave[part], None
-            if isinstance(layers[0].norm, nn.GroupNorm):
-                # The filters give no mean; without an offset in the samples nothing cancels.
-                samples = samples - samples.mean(1, keepdim=True)
-                first = layers[0].normalised_filters(samples)
+            samples, filters = wave[part], None
+            if self.norms_over_time:
+                valid = lengths[part] if lengths is not None else None
+                samples = without_offset(samples, valid)
+                filters = layers[0].normalised_filters(samples, valid)
             for begin in range(0, frames[-1], BLOCK_FRAMES):
                 end = min(begin + BLOCK_FRAMES, frames[-1])
                 start, stop = begin, end
                 for layer in reversed(layers):
                     start, stop = start * layer.stride, (stop - 1) * layer.stride + layer.kernel
                 x = samples[:, None, start:stop]
-                if first is not None:
-                    windows = x[:, 0].unfold(1, layers[0].kernel, layers[0].stride)
-                    x = gelu(torch.baddbmm(first[1], first[0], windows.transpose(1, 2)))
+                if filters is not None:
+                    x = layers[0].folded(x[:, 0], filters)
                 for index, layer in enumerate(layers):
-                    if index > 0 or first is None:
+                    if index > 0 or filters is None:
                         x = layer(x, index, gates)
                 result[part, :, begin:end] = x
         return result
+
+
+def without_offset(wave: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """Samples ``(batch, samples)`` minus their mean, so that nothing cancels where it is taken off.
+
+    Padding, which must be zero, does not count where ``lengths`` are given.
+    """
+    count = wave.shape[1] if lengths is None else lengths.to(wave.dtype).unsqueeze(1)
+    return wave - wave.sum(1, keepdim=True) / count
 
 
 def runs_in_blocks(wave: torch.Tensor) -> bool:
@@ -147,4 +205,4 @@ def runs_in_blocks(wave: torch.Tensor) -> bool:
         return False
     if wave.dtype not in (torch.float32, torch.float64):
         return False
-    return not (torch.jit.is_tracing() or torch.compiler.is_compiling())
+    return not is_exporting()

@@ -113,9 +113,19 @@ class PositionalEncoding(nn.Module):
         width = sum(config.group_widths)
         self.norm = FeatureNorm(width, elementwise_affine=False) if config.depth > 1 else None
 
-    def forward(self, x: torch.Tensor, gate: FeatureGate | None = None) -> torch.Tensor:
-        """Map ``(batch, time, hidden)`` to the same shape."""
-        for conv in self.convs:
+    def forward(
+        self,
+        x: torch.Tensor,
+        gate: FeatureGate | None = None,
+        padding: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Map ``(batch, time, hidden)`` to the same shape.
+
+        ``padding`` ``(batch, time, 1)`` marks frames that no convolution may read.
+        """
+        for index, conv in enumerate(self.convs):
+            if index > 0 and padding is not None:
+                x = x.masked_fill(padding, 0.0)
             x = conv(x)
             if self.norm is not None:
                 x = self.norm(x, gate)

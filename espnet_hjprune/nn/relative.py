@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from espnet_hjprune.nn.config import RelativeBiasConfig
+from espnet_hjprune.nn.export_mode import is_exporting
 
 # Outputs of a head's gate projection that are summed up for each of its two gates.
 SUMMANDS = 4
@@ -40,6 +41,10 @@ class RelativeBias(nn.Module):
         """Bias ``(heads, frames, frames)``, queries before keys."""
         distances = torch.arange(1 - frames, frames, device=self.table.device)
         by_distance = self.table[self.buckets(distances)].t()
+        if is_exporting():
+            # Windows would fix the number of frames.
+            positions = torch.arange(frames, device=self.table.device)
+            return by_distance[:, positions - positions.unsqueeze(1) + frames - 1]
         # Row s of the windows starts at distance s - (frames - 1), so queries count backwards.
         return by_distance.unfold(1, frames, 1).flip(1)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig
+from espnet_hjprune.nn.export_mode import has_plain_attention, is_exporting
 from espnet_hjprune.nn.gating import FeatureGate, GateValues, scale
 from espnet_hjprune.nn.norms import FeatureNorm
 from espnet_hjprune.nn.relative import BiasGate, RelativeBias
@@ -80,14 +81,40 @@ class SelfAttention(nn.Module):
         added = self.attention_mask(x, mask, bias)
         if added is not None and added.is_floating_point():
             added = added.to(query.dtype)
-        context = F.scaled_dot_product_attention(
-            query, key, value, added, self.dropout if self.training else 0.0
-        )
-        context = context.transpose(1, 2).reshape(batch, time, self.heads * self.head_dim)
+        if has_plain_attention():
+            context = attend(query, key, value, added)
+        else:
+            context = F.scaled_dot_product_attention(
+                query, key, value, added, self.dropout if self.training else 0.0
+            )
+        context = context.transpose(1, 2)
+        if is_exporting():
+            # Where the graph runs, the attention may lay out its result otherwise than here.
+            context = context.clone(memory_format=torch.contiguous_format)
+        context = context.reshape(batch, time, self.heads * self.head_dim)
         weight = self.out.weight
         if gate is not None:
             weight = scale(weight, gate.repeat_interleave(self.head_dim), 1)
         return F.linear(context, weight, self.out.bias)
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, added: torch.Tensor | None
+) -> torch.Tensor:
+    """Scaled dot-product attention, step by step; every query may attend to some key.
+
+    Args:
+        query: ``(batch, heads, time, head_dim)``.
+        key: the same.
+        value: the same.
+        added: what is added to the scores, or true where a key may be attended to.
+    """
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if added is not None and added.dtype == torch.bool:
+        added = torch.zeros_like(added, dtype=scores.dtype).masked_fill(~added, float("-inf"))
+    if added is not None:
+        scores = scores + added
+    return scores.softmax(-1) @ value
 
 
 class FeedForward(nn.Module):

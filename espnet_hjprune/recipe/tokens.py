@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.recipe.datadir import read_table, write_text
+
+if TYPE_CHECKING:
+    import sentencepiece
 
 TOKEN_TYPES = ("char", "bpe", "word")
 BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
 
 Tokenizer = Callable[[str], list[str]]
+Detokenizer = Callable[[Sequence[str]], str]
 
 
 def build_tokenizer(token_type: str, bpemodel: str | Path | None = None) -> Tokenizer:
@@ -34,6 +39,20 @@ def build_tokenizer(token_type: str, bpemodel: str | Path | None = None) -> Toke
         return lambda text: [SPACE if character == " " else character for character in text]
     if token_type == "word":
         return str.split
+    return _load_bpe(bpemodel).encode_as_pieces
+
+
+def build_detokenizer(token_type: str, bpemodel: str | Path | None = None) -> Detokenizer:
+    """Return the function that joins tokens to a text; options as in :func:`build_tokenizer`."""
+    if token_type == "char":
+        return lambda tokens: "".join(" " if token == SPACE else token for token in tokens)
+    if token_type == "word":
+        return " ".join
+    model = _load_bpe(bpemodel)
+    return lambda tokens: model.decode_pieces(list(tokens))
+
+
+def _load_bpe(bpemodel: str | Path | None) -> sentencepiece.SentencePieceProcessor:
     if bpemodel is None or not Path(bpemodel).is_file():
         raise HJPruneError(
             f"the sentencepiece model {bpemodel} does not exist; give --bpemodel, or run stage 2"
@@ -42,7 +61,7 @@ def build_tokenizer(token_type: str, bpemodel: str | Path | None = None) -> Toke
 
     model = sentencepiece.SentencePieceProcessor()
     model.load(str(bpemodel))
-    return model.encode_as_pieces
+    return model
 
 
 def read_texts(path: str | Path) -> list[str]:

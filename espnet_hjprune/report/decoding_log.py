@@ -1,14 +1,19 @@
-"""Real-time factor of a decoding, from the time stamps in ESPnet's inference logs."""
+"""Real-time factor of a decoding: measured in batches, or from time stamps in ESPnet's logs."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from espnet_hjprune.recipe.datadir import write_text
+
 SAMPLE_RATE = 16000
+# What batched decoding leaves beside its results.
+TIMING_FILE = "timing.json"
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ")
 _LENGTH = re.compile(r"speech length: (\d+)")
 
@@ -56,9 +61,16 @@ def parse_decoding_log(lines: Iterable[str]) -> DecodingTime:
     return total
 
 
+def write_timing(directory: Path, total: DecodingTime) -> None:
+    """Write the times of a decoding in batches."""
+    write_text(directory / TIMING_FILE, json.dumps(asdict(total)) + "\n")
+
+
 def read_decoding_time(set_dir: str | Path) -> DecodingTime:
-    """Sum up all ``*.log`` files below a decoded set's directory; none give an empty sum."""
+    """Sum up the timings and ``*.log`` files below a decoded set; none give an empty sum."""
     total = DecodingTime()
+    for path in sorted(Path(set_dir).rglob(TIMING_FILE)):
+        total += DecodingTime(**json.loads(path.read_text(encoding="utf-8")))
     for path in sorted(Path(set_dir).rglob("*.log")):
         with path.open(encoding="utf-8", errors="replace") as lines:
             total += parse_decoding_log(lines)

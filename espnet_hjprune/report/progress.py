@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from espnet_hjprune.progress import LINE_SECONDS
 from espnet_hjprune.report.training_log import TrainingLog
 
 POLL_SECONDS = 0.5
+# The line that batched decoding logs.
+_BATCH = re.compile(r": decoded (\d+) utterances in ")
 # What is shown of the training statistics, if it is there.
 SHOWN = ("loss_ctc", "loss", "acc", "cer_ctc", "sparsity", "target_sparsity")
 
@@ -79,7 +82,11 @@ class DecodingProgress:
     def update(self) -> tuple[int, str]:
         """Utterances done so far, and no text."""
         for tail in self.tails:
-            self.done += sum("best hypo: " in line for line in tail.lines())
+            for line in tail.lines():
+                if batch := _BATCH.search(line):
+                    self.done += int(batch[1])
+                elif "best hypo: " in line:
+                    self.done += 1
         return self.done, ""
 
 

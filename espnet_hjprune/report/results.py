@@ -257,9 +257,9 @@ def timing_note(models: Sequence[Model]) -> str:
         return "RTF: not measured, the decoding left no logs with time stamps."
     counts = ", ".join(f"{m.decoding.utterances} ({m.name})" for m in models)
     return (
-        "RTF: time from ESPnet's log line `speech length` to `best hypo` over the duration of the "
-        "audio, so features, encoder and search of one utterance at a time, without loading the "
-        f"model; utterances timed: {counts}."
+        "RTF: time of encoder and search over the duration of the audio, without loading the "
+        "model; in batches or, with `--decoder espnet`, one utterance at a time (from the log line "
+        f"`speech length` to `best hypo`); utterances timed: {counts}."
     )
 
 

@@ -14,7 +14,6 @@ settings=(
     --upstream wav2vec2_base_960
     --finetune_config conf/tuning/train_finetune.yaml
     --compact_config conf/tuning/finetune_compact.yaml
-    --inference_config conf/decode_asr.yaml
 )
 if [[ " $* " == *" --mini"[\ =]"true "* ]]; then
     settings+=(

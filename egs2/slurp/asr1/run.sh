@@ -14,7 +14,6 @@ settings=(
     --upstream wav2vec2_base_960
     --finetune_config conf/tuning/train_finetune.yaml
     --compact_config conf/tuning/finetune_compact.yaml
-    --inference_config conf/decode_slu.yaml
     --init_model valid.acc.ave.pth
     --inference_asr_model valid.acc.ave.pth
     --score_types wer

@@ -1,0 +1,106 @@
+"""Export a CTC model or a linear classifier to ONNX, torch.export or TorchScript.
+
+Batch and time are dynamic, and every utterance gets the output that it has alone. Inputs are
+``wave`` (batch, samples) at 16 kHz, zero after the end of an utterance, and ``lengths`` (batch,)
+in samples; outputs are log probabilities (batch, time, token) and valid frames (batch,).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_hjprune.bin.cli import run_command
+from espnet_hjprune.errors import HJPruneError
+
+FORMATS = ("onnx", "torch_export", "torchscript")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model_dir", type=Path, required=True, help="has config.yaml and weights")
+    parser.add_argument("--model_file", type=Path, help="weights; default the best of model_dir")
+    parser.add_argument("--format", choices=FORMATS, default="onnx", help="what to write")
+    parser.add_argument(
+        "--quantize",
+        choices=("int8", "bf16"),
+        help="int8 with onnx: linear layers in 8 bits; bf16 with the others",
+    )
+    parser.add_argument(
+        "--encoder_only", action="store_true", help="features instead of log probabilities"
+    )
+    parser.add_argument(
+        "--data_dir", type=Path, help="wav.scp and text whose word errors are compared"
+    )
+    parser.add_argument("--output_dir", type=Path, help="default <model_dir>/export_<format>")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export the model, compare it, then put it in place."""
+    args = get_parser().parse_args(argv)
+    if args.encoder_only and args.data_dir:
+        raise HJPruneError("--encoder_only gives no words; leave --data_dir out")
+    from espnet_hjprune.atomic import replaced_directory
+    from espnet_hjprune.inference.check import TOLERANCE, largest_difference, word_errors
+    from espnet_hjprune.inference.export import SUFFIXES, FeatureModel, export, shortest
+    from espnet_hjprune.inference.model import load_recogniser, load_upstream
+    from espnet_hjprune.inference.runtime import load_exported
+    from espnet_hjprune.model_dir import find_weights
+
+    config = args.model_dir / "config.yaml"
+    weights = args.model_file or find_weights(args.model_dir)
+    model = (
+        FeatureModel(load_upstream(config, weights))
+        if args.encoder_only
+        else load_recogniser(config, weights)
+    )
+    name = "_".join(part for part in ("export", args.format, args.quantize) if part)
+    output = args.output_dir or args.model_dir / name
+    with replaced_directory(output) as directory:
+        file = directory / f"model{SUFFIXES[args.format]}"
+        export(model, file, args.format, args.quantize)
+        exported = load_exported(file)
+        difference = largest_difference(model, exported)
+        if args.quantize is None and difference > TOLERANCE:
+            raise HJPruneError(
+                f"the exported model differs by {difference:.1e} from {weights}, more than "
+                f"{TOLERANCE:g}; report this as a bug"
+            )
+        report = {
+            "model_file": str(weights),
+            "format": args.format,
+            "quantize": args.quantize,
+            "bytes": file.stat().st_size,
+            "shortest_samples": shortest(model.upstream),
+            "max_abs_diff": difference,
+        }
+        if not args.encoder_only:
+            tokens = "".join(f"{token}\n" for token in model.tokens)
+            (directory / "tokens.txt").write_text(tokens, encoding="utf-8")
+        if args.data_dir:
+            errors = word_errors(model, exported, args.data_dir)
+            report["word_errors"] = errors.as_dict()
+            logging.info(
+                "WER %.2f %% before, %.2f %% exported (%+.2f), %d utterances of %s",
+                errors.before,
+                errors.after,
+                errors.after - errors.before,
+                errors.utterances,
+                args.data_dir,
+            )
+        (directory / "export.json").write_text(json.dumps(report, indent=2) + "\n")
+    logging.info(
+        "%s: %.1f MB, largest difference %.1e",
+        output / file.name,
+        report["bytes"] / 1e6,
+        difference,
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Running trained models without ESPnet: batched decoding and export."""

@@ -1,0 +1,105 @@
+"""How far an exported model is from the one it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.inference.decode import count_samples, make_batches, read_samples, search
+from espnet_hjprune.inference.export import example
+from espnet_hjprune.inference.model import Recogniser
+from espnet_hjprune.inference.runtime import Runner
+from espnet_hjprune.progress import progress_bar
+from espnet_hjprune.recipe.datadir import read_table
+from espnet_hjprune.recipe.tokens import build_detokenizer
+
+# Largest difference of a float32 model's output.
+TOLERANCE = 1e-4
+BATCH_SECONDS = 160.0
+
+
+@dataclass(frozen=True)
+class WordErrors:
+    """Word error rates in percent on the utterances of a data directory."""
+
+    data_dir: str
+    utterances: int
+    before: float
+    after: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """As ``export.json`` has it."""
+        return asdict(self) | {"difference": self.after - self.before}
+
+
+@torch.no_grad()
+def largest_difference(model: nn.Module, exported: Runner) -> float:
+    """Largest difference of the outputs on valid frames, of a padded batch and of one utterance.
+
+    Raises:
+        HJPruneError: the exported model counts frames in another way.
+    """
+    worst = 0.0
+    wave, lengths = example(model.upstream, seed=1)
+    for count in (len(wave), 1):
+        expected, frames = model(wave[:count], lengths[:count])
+        found, found_frames = exported(wave[:count], lengths[:count])
+        if not torch.equal(frames, found_frames) or expected.shape != found.shape:
+            raise HJPruneError("the exported model gives other frames; report this as a bug")
+        difference = (expected - found).abs()
+        if difference.dim() == 3:
+            inside = torch.arange(expected.shape[1]) < frames.unsqueeze(1)
+            difference = difference[inside]
+        worst = max(worst, difference.max().item())
+    return worst
+
+
+def word_errors(model: Recogniser, exported: Runner, data_dir: Path) -> WordErrors:
+    """Decode a data directory with the model and with the exported one.
+
+    Args:
+        model: the model.
+        exported: what was made of it.
+        data_dir: directory with ``wav.scp`` and ``text``.
+
+    Raises:
+        HJPruneError: a file is missing, or an utterance lacks a transcript.
+    """
+    import jiwer
+
+    wav_scp, text = (read_table(data_dir / name) for name in ("wav.scp", "text"))
+    untold = sorted(wav_scp.keys() - text.keys())
+    if untold:
+        raise HJPruneError(f"utterance {untold[0]} of {data_dir}/wav.scp is not in its text")
+    kind = data_dir / "audio_format"
+    is_ark = kind.is_file() and kind.read_text().strip().endswith("ark")
+    batches = make_batches(count_samples(wav_scp, data_dir, is_ark), BATCH_SECONDS)
+    found: list[dict[str, str]] = [{}, {}]
+    with torch.inference_mode(), progress_bar(total=len(wav_scp), unit="utt") as progress:
+        for batch in batches:
+            waves = [read_samples(wav_scp[name], is_ark) for name in batch]
+            padded = pad_sequence(waves, batch_first=True)
+            lengths = torch.tensor([len(wave) for wave in waves])
+            for texts, run in zip(found, (model, exported), strict=True):
+                texts.update(zip(batch, transcribe(model, run, padded, lengths), strict=True))
+            progress.update(len(batch))
+    names = sorted(wav_scp)
+    reference = [text[name] for name in names]
+    before, after = (100 * jiwer.wer(reference, [texts[name] for name in names]) for texts in found)
+    return WordErrors(str(data_dir), len(names), before, after)
+
+
+def transcribe(
+    model: Recogniser, run: Runner, wave: torch.Tensor, lengths: torch.Tensor
+) -> Sequence[str]:
+    """Texts of a padded batch by the greedy search."""
+    detokenize = build_detokenizer(model.token_type, model.bpemodel)
+    results = search(model, *run(wave, lengths))
+    return [detokenize([model.tokens[number] for number in best.tokens]) for best, *_ in results]

@@ -1,0 +1,50 @@
+"""Options of batched decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from espnet_hjprune.errors import HJPruneError
+
+SEARCHES = ("greedy", "beam")
+
+
+@dataclass
+class DecodeConfig:
+    """How batches are made and searched.
+
+    Attributes:
+        search: ``greedy`` or ``beam``; classifiers take the most likely label whatever it is.
+        batch_seconds: audio in a batch, padding included.
+        nbest: hypotheses to write; for ``beam`` only, like all that follows.
+        beam_size: hypotheses that are kept.
+        beam_size_token: most likely tokens of a frame that are tried; 0 for all.
+        beam_threshold: log probability below the best at which a hypothesis is dropped.
+        ngram: language model, ARPA or KenLM's binary format: of words with a lexicon, of tokens
+            without.
+        lexicon: ``word token token ...`` lines; only these words are found.
+        lm_weight: weight of the language model.
+        word_score: added for every word, with a lexicon.
+    """
+
+    search: str = "greedy"
+    batch_seconds: float = 160.0
+    nbest: int = 1
+    beam_size: int = 10
+    beam_size_token: int = 0
+    beam_threshold: float = 50.0
+    ngram: str = ""
+    lexicon: str = ""
+    lm_weight: float = 0.5
+    word_score: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.search not in SEARCHES:
+            raise HJPruneError(f"search is {self.search}; it is one of {', '.join(SEARCHES)}")
+        for name in ("batch_seconds", "nbest", "beam_size", "beam_threshold"):
+            if getattr(self, name) <= 0:
+                raise HJPruneError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.search == "greedy" and (self.nbest > 1 or self.ngram or self.lexicon):
+            raise HJPruneError("nbest, ngram and lexicon need search: beam")
+        if self.nbest > self.beam_size:
+            raise HJPruneError(f"nbest is {self.nbest}, more than the beam_size {self.beam_size}")

@@ -1,0 +1,197 @@
+"""Exporting a recogniser, or its encoder alone, to other runtimes."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.upstream_module import SpeechUpstream
+from espnet_hjprune.nn.export_mode import plain_attention
+from espnet_hjprune.nn.positional import PositionalConv
+
+# File suffixes of the formats.
+SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "torchscript": ".pt"}
+# ONNX Runtime has no bfloat16 on CPUs, torch no dynamic int8 in exported programs.
+QUANTIZATIONS = {"onnx": ("int8",), "torch_export": ("bf16",), "torchscript": ("bf16",)}
+INPUTS = ("wave", "lengths")
+# The first with GELU as one operator.
+OPSET = 20
+
+
+class FeatureModel(nn.Module):
+    """The encoder alone: features ``(batch, time, width)`` as if each utterance was alone."""
+
+    def __init__(self, upstream: SpeechUpstream) -> None:
+        super().__init__()
+        upstream.alone = True
+        self.upstream = upstream
+
+    def forward(
+        self, wave: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of ``(batch, samples)`` and valid frames ``(batch,)``."""
+        return self.upstream(wave, lengths)
+
+
+def shortest(upstream: SpeechUpstream) -> int:
+    """Samples that audio must have in an exported model, which knows no single frame."""
+    return upstream.config.receptive_field + upstream.config.downsampling
+
+
+def example(upstream: SpeechUpstream, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A padded batch of noise, ``(batch, samples)``, and its lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [16000 + 3000 * seed, 9001, shortest(upstream)]
+    waves = [0.1 * torch.randn(size, generator=generator) for size in sizes]
+    return pad_sequence(waves, batch_first=True), torch.tensor(sizes)
+
+
+def export(model: nn.Module, path: Path, form: str, quantize: str | None = None) -> None:
+    """Write a model for another runtime; batch and time are dynamic.
+
+    Args:
+        model: a ``Recogniser`` or :class:`FeatureModel` without gates; it is not changed.
+        path: file to write.
+        form: a key of ``SUFFIXES``.
+        quantize: ``int8`` for the linear layers, with scales that follow the data (not for the
+            convolutions, which cost the demo's models 15 % of the words); ``bf16`` for all
+            products in bfloat16.
+
+    Raises:
+        HJPruneError: formats that do not go together, gates, or a package that is missing.
+    """
+    if quantize is not None and quantize not in QUANTIZATIONS[form]:
+        raise HJPruneError(
+            f"--format {form} does not go with --quantize {quantize}; it takes "
+            f"{', '.join(QUANTIZATIONS[form])}"
+        )
+    upstream = model.upstream
+    if not isinstance(upstream, SpeechUpstream) or upstream.pruner is not None:
+        raise HJPruneError("the model has gates; compact it with espnet_hjprune.bin.compact first")
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    writers = {"onnx": _onnx, "torch_export": _torch_export, "torchscript": _torchscript}
+    with quiet():
+        try:
+            writers[form](model, path, quantize)
+        except ImportError as error:
+            raise HJPruneError(
+                f"--format {form} needs more packages ({error}); pip install onnx onnxscript "
+                "onnxruntime"
+            ) from error
+
+
+def _onnx(model: nn.Module, path: Path, quantize: str | None) -> None:
+    from onnxscript import opset20
+
+    def gelu(x: Any, approximate: str = "none") -> Any:
+        return opset20.Gelu(x)
+
+    with plain_attention():
+        program = _program(model)
+    converted = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        opset_version=OPSET,
+        input_names=INPUTS,
+        output_names=("output", "frames"),
+        custom_translation_table={torch.ops.aten.gelu.default: gelu},
+        external_data=False,
+    )
+    assert converted is not None
+    if quantize is None:
+        converted.save(path)
+        return
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    whole = path.with_name(f".{path.name}.float32")
+    try:
+        converted.save(whole)
+        quantize_dynamic(
+            whole,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        whole.unlink(missing_ok=True)
+
+
+def _torch_export(model: nn.Module, path: Path, quantize: str | None) -> None:
+    torch.export.save(_program(_with_precision(model, quantize)), path)
+
+
+def _torchscript(model: nn.Module, path: Path, quantize: str | None) -> None:
+    model = _with_precision(model, quantize)
+    with torch.no_grad():
+        torch.jit.trace(model, example(model.upstream), check_trace=False).save(str(path))
+
+
+def _program(model: nn.Module) -> torch.export.ExportedProgram:
+    """The graph of a model with dynamic batch and time."""
+    batch = torch.export.Dim.AUTO
+    samples = torch.export.Dim.AUTO(min=shortest(model.upstream))
+    shapes = ({0: batch, 1: samples}, {0: batch})
+    with torch.no_grad():
+        return torch.export.export(model, example(model.upstream), dynamic_shapes=shapes)
+
+
+class Bfloat16Model(nn.Module):
+    """A model that computes its products in bfloat16."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.upstream = model.upstream
+
+    def forward(
+        self, wave: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the model returns, in float32."""
+        # A cache would share casts between graphs.
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            output, frames = self.model(wave, lengths)
+        return output.float(), frames
+
+
+def _with_precision(model: nn.Module, quantize: str | None) -> nn.Module:
+    """Store matrices in bfloat16 and compute with them, where that is asked for."""
+    if quantize is None:
+        return model
+    extractor = model.upstream.encoder.feature_extractor
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | PositionalConv):
+            module.bfloat16()
+    if extractor.norms_over_time:
+        # Its norm is folded into its filters, in double precision.
+        extractor.layers[0].float()
+    return Bfloat16Model(model)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the exporters say about their own operators off the terminal."""
+    root = logging.getLogger()
+    names = ("torch.onnx", "onnxscript", "onnx_ir")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [(logger, logger.level) for logger in (root, *loggers)]
+    try:
+        for logger, _ in levels:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in levels:
+            logger.setLevel(level)

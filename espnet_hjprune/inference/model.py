@@ -1,0 +1,207 @@
+"""Recognisers made of a speech encoder and one linear layer, read without ESPnet.
+
+ESPnet takes long to import; these models need nothing of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from espnet_hjprune.config_file import read_config
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.upstream_module import SpeechUpstream
+from espnet_hjprune.model_dir import plugin_option, plugin_options
+
+# Labels of a classifier lack <blank> and <unk>, which come first in a token list.
+FIRST_LABEL = 2
+POOLINGS = ("mean", "max", "CLS")
+
+
+class Recogniser(nn.Module):
+    """Speech encoder, optional linear layer, and the linear layer of a CTC model or a classifier.
+
+    Utterances get what the model gives them alone, whatever else is in their batch.
+
+    Attributes:
+        tokens: the token list, ``<blank>`` first and ``<sos/eos>`` last.
+        token_type: ``char``, ``bpe`` or ``word``.
+        bpemodel: file of the sentencepiece model; for ``bpe`` only.
+        pooling: how a classifier pools frames; ``None`` for CTC.
+    """
+
+    def __init__(
+        self,
+        upstream: SpeechUpstream,
+        projection: nn.Linear | None,
+        head: nn.Linear,
+        tokens: list[str],
+        token_type: str,
+        bpemodel: str | None,
+        pooling: str | None,
+    ) -> None:
+        super().__init__()
+        upstream.alone = True
+        self.upstream = upstream
+        self.projection = projection
+        self.head = head
+        self.tokens = tokens
+        self.token_type = token_type
+        self.bpemodel = bpemodel
+        self.pooling = pooling
+
+    @property
+    def classifies(self) -> bool:
+        """Whether there is one label for an utterance instead of a transcript."""
+        return self.pooling is not None
+
+    def forward(
+        self, wave: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log probabilities of a padded batch.
+
+        Args:
+            wave: ``(batch, samples)`` at 16 kHz, zero after the end of an utterance.
+            lengths: ``(batch,)`` samples.
+
+        Returns:
+            ``(batch, time, token)``, or ``(batch, label)`` of a classifier, whose first label is
+            number ``FIRST_LABEL`` of the tokens; and the valid frames ``(batch,)``.
+        """
+        features, frames = self.upstream(wave, lengths)
+        if self.projection is not None:
+            features = self.projection(features)
+        if self.pooling is not None:
+            features = pool(features, frames, self.pooling)
+        return self.head(features).log_softmax(-1), frames
+
+
+def pool(features: torch.Tensor, frames: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Reduce ``(batch, time, width)`` to ``(batch, width)`` over the valid frames."""
+    positions = torch.arange(features.shape[1], device=features.device)
+    inside = (positions < frames.unsqueeze(1)).unsqueeze(-1)
+    if pooling == "mean":
+        return features.masked_fill(~inside, 0.0).sum(1) / frames.unsqueeze(1)
+    if pooling == "max":
+        return features.masked_fill(~inside, float("-inf")).amax(1)
+    return features[:, 0]
+
+
+def load_recogniser(train_config: str | Path, model_file: str | Path) -> Recogniser:
+    """Build the model of an ESPnet configuration and load its weights.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        HJPruneError: a file is missing, weights do not fit, or the model has other parts, which
+            only ESPnet's own decoding knows.
+    """
+    config = read_config(train_config)
+    option = plugin_option(config, train_config)
+    pooling = _check_parts(config, option, train_config)
+    state = _read_state(model_file)
+    upstream = _build_upstream(config, train_config, state, model_file)
+    projection = None
+    if config.get("preencoder"):
+        projection = _linear(state, "preencoder.linear_out", model_file)
+    name = "ctc.ctc_lo" if pooling is None else "decoder.linear_out"
+    head = _linear(state, name, model_file)
+    return Recogniser(
+        upstream,
+        projection,
+        head,
+        list(config["token_list"]),
+        config.get("token_type", "char"),
+        config.get("bpemodel"),
+        pooling,
+    ).eval()
+
+
+def load_upstream(train_config: str | Path, model_file: str | Path) -> SpeechUpstream:
+    """Build the upstream of any ESPnet model with the plugin and load its weights.
+
+    Raises:
+        HJPruneError: a file is missing, or weights do not fit.
+    """
+    config = read_config(train_config)
+    return _build_upstream(config, train_config, _read_state(model_file), model_file).eval()
+
+
+def _read_state(model_file: str | Path) -> dict[str, torch.Tensor]:
+    if not Path(model_file).is_file():
+        raise HJPruneError(f"the model file {model_file} does not exist")
+    return torch.load(model_file, map_location="cpu", weights_only=True)
+
+
+def _build_upstream(
+    config: dict[str, Any],
+    train_config: str | Path,
+    state: Mapping[str, torch.Tensor],
+    model_file: str | Path,
+) -> SpeechUpstream:
+    option = plugin_option(config, train_config)
+    conf = dict(plugin_options(config, train_config))
+    conf.pop("fs", None)
+    if option.endswith("frontend"):
+        conf["upstream_conf"] = conf.pop("frontend_conf", None)
+    upstream = SpeechUpstream(**conf)
+    part = re.compile(r"(?:.*\.)?(?:frontend|encoder)\.core\.(.*)")
+    weights = {match[1]: tensor for key, tensor in state.items() if (match := part.fullmatch(key))}
+    try:
+        upstream.load_state_dict(weights)
+    except RuntimeError as error:
+        raise HJPruneError(
+            f"{model_file} does not hold the weights of the model that {train_config} describes "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from error
+    return upstream
+
+
+def _check_parts(config: Mapping[str, Any], option: str, source: str | Path) -> str | None:
+    """Refuse models that have more than linear layers; return a classifier's pooling."""
+    found: list[str] = []
+    if option not in ("frontend", "encoder"):
+        found.append(f"{option}: hj_prune")
+    for name in ("frontend", "encoder", "normalize", "postencoder"):
+        if name != option and config.get(name):
+            found.append(f"{name}: {config[name]}")
+    if config.get("preencoder") not in (None, "linear"):
+        found.append(f"preencoder: {config['preencoder']}")
+    model_conf = config.get("model_conf") or {}
+    weight = model_conf.get("ctc_weight", 0.5)
+    if config.get("decoder") and weight < 1.0 and config["decoder"] != "linear_decoder":
+        found.append(f"decoder: {config['decoder']}")
+    if not isinstance(config.get("token_list"), list):
+        found.append("no token_list")
+    if found:
+        raise HJPruneError(
+            f"the model of {source} has {', '.join(found)}, which only ESPnet's own decoding "
+            "knows; use --decoder espnet"
+        )
+    if weight == 1.0:
+        return None
+    if config.get("decoder") != "linear_decoder" or weight > 0.0:
+        raise HJPruneError(
+            f"the model of {source} has ctc_weight {weight:g}, but neither CTC alone nor a linear "
+            "classifier; use --decoder espnet"
+        )
+    pooling = (config.get("decoder_conf") or {}).get("pooling", "mean")
+    if pooling not in POOLINGS:
+        raise HJPruneError(f"{source} has pooling {pooling}, which is none of {POOLINGS}")
+    return pooling
+
+
+def _linear(state: Mapping[str, torch.Tensor], name: str, source: str | Path) -> nn.Linear:
+    """The linear layer of a module path."""
+    if f"{name}.weight" not in state or f"{name}.bias" not in state:
+        raise HJPruneError(f"{source} has no weights of {name}; is it the model of --train_config?")
+    weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer

@@ -1,0 +1,34 @@
+"""How the encoder computes while a graph of it is made for another runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+_plain = ContextVar("plain", default=False)
+
+
+def is_exporting() -> bool:
+    """True within ``torch.export``, ``torch.compile`` and ``torch.jit.trace``.
+
+    Sizes of the audio are not known then.
+    """
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Make the attention of products and a softmax, for runtimes without a fused one."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def has_plain_attention() -> bool:
+    """True within :func:`plain_attention`."""
+    return _plain.get()
