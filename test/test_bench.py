@@ -10,7 +10,14 @@ import pytest
 import torch
 from models import random_encoder, small_config
 
-from espnet_hjprune.benchmark.models import family_of, peer_model, pruned_encoder
+from espnet_hjprune.benchmark.models import (
+    RUNTIMES,
+    exported_model,
+    family_of,
+    own_model,
+    peer_model,
+    pruned_encoder,
+)
 from espnet_hjprune.benchmark.timing import alternate, median_ratio, peak_memory
 from espnet_hjprune.bin import bench
 from espnet_hjprune.errors import HJPruneError
@@ -96,7 +103,21 @@ def test_training_steps(capsys):
     options = ["--upstream", MINI, "--seconds", "0.5", "--repeats", "1", "--training"]
     bench.main([*options, "--json", "-"])
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["model"] for row in rows] == ["without gates", "with gates"]
+    names = ["without gates", "with gates"]
+    assert [row["model"] for row in rows] == [*names, "ESPnet's s3prl frontend"]
+    bench.main([*options, "--peers", "--json", "-"])
+    assert [row["model"] for row in json.loads(capsys.readouterr().out)["rows"]] == names
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_exported_models_take_part(runtime):
+    dense = own_model("dense", random_encoder(small_config()))
+    exported = exported_model(dense, runtime)
+    wave = 0.1 * torch.randn(2, 16000)
+    with torch.inference_mode():
+        expected, found = dense.forward(wave), exported.forward(wave)
+    loose = runtime.endswith(("int8", "bf16"))
+    torch.testing.assert_close(found, expected, atol=0.3 if loose else 1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +125,8 @@ def test_training_steps(capsys):
     [
         (["--peers", "fairseq"], "--peers has no fairseq"),
         (["--targets", "1.5"], "--targets has 1.5"),
+        (["--runtimes", "tvm"], "--runtimes has no tvm; it takes onnx"),
+        (["--runtimes", "onnx", "--training"], "--runtimes go with --device cpu"),
         (["--seconds", "0.001"], "--seconds has 0.001; give at least"),
         (["--threads", "0"], "--threads must be positive"),
         (["--training", "--image", "x.png"], "leave --image and --model_dir out"),

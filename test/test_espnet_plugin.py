@@ -534,3 +534,18 @@ def test_run_explains_wrong_calls(arguments, message):
     )
     assert result.returncode == 1
     assert result.stderr.startswith("error: ") and message in result.stderr
+
+
+def test_what_is_seldom_needed_is_imported_on_use(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "import espnet2.text.phoneme_tokenizer as tokenizer\n"
+        "import espnet2.text.cleaner as cleaner\n"
+        "assert 'nltk' not in sys.modules and 'inflect' not in sys.modules\n"
+        "assert cleaner.TextCleaner('tacotron')('2 cats') == 'TWO CATS'\n"
+        "assert tokenizer.g2p_en.G2p.__name__ == 'G2p'\n"
+        "assert 'nltk' in sys.modules\n"
+    )
+    command = [sys.executable, "-m", "espnet_hjprune.bin.run", str(script)]
+    subprocess.run(command, check=True)

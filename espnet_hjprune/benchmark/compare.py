@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 
-from espnet_hjprune.benchmark.models import Contender, own_model, peer_model, pruned_encoder
+from espnet_hjprune.benchmark.models import (
+    Contender,
+    exported_model,
+    own_model,
+    peer_model,
+    pruned_encoder,
+    stock_frontend,
+)
 from espnet_hjprune.benchmark.timing import alternate, median_ratio, peak_memory
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model_dir import load_encoder
@@ -19,9 +26,9 @@ from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.pruning.config import SAMPLE_RATE, PruningConfig
-from espnet_hjprune.pruning.cost import config_counts, encoder_cost
+from espnet_hjprune.pruning.cost import encoder_costs
 from espnet_hjprune.pruning.pruner import Pruner
-from espnet_hjprune.upstream.architectures import ARCHITECTURES, architecture
+from espnet_hjprune.upstream.architectures import architecture
 
 Row = dict[str, Any]
 
@@ -36,6 +43,7 @@ class Comparison:
         round_to: alignment of their widths.
         model_dirs: compact models to add.
         peers: other packages that run the dense model.
+        runtimes: keys of ``RUNTIMES`` that run our models too.
         seconds: audio lengths.
         batches: batch sizes.
         repeats: timed rounds.
@@ -48,6 +56,7 @@ class Comparison:
     round_to: int
     model_dirs: list[str]
     peers: list[str]
+    runtimes: list[str]
     seconds: list[float]
     batches: list[int]
     repeats: int
@@ -60,20 +69,9 @@ class Comparison:
         return torch.autocast(self.device, dtype, enabled=self.dtype != "float32")
 
 
-def named_architecture(name: str) -> EncoderConfig:
-    """A published architecture.
-
-    Raises:
-        HJPruneError: there is none of this name.
-    """
-    if name not in ARCHITECTURES:
-        raise HJPruneError(f"--upstream {name} is unknown; it is one of {', '.join(ARCHITECTURES)}")
-    return architecture(name)
-
-
 def contenders(options: Comparison) -> list[Contender]:
     """The models that the options ask for; the first one is the reference."""
-    config = named_architecture(options.upstream)
+    config = architecture(options.upstream)
     models = [peer_model(peer, options.upstream, config) for peer in options.peers]
     torch.manual_seed(0)
     dense = SpeechEncoder(config).eval()
@@ -82,6 +80,8 @@ def contenders(options: Comparison) -> list[Contender]:
         encoder = pruned_encoder(dense, target, options.round_to)
         models.append(own_model(f"compact {100 * target:.3g}%", encoder))
     models += [_compact_model(path, options.upstream, config) for path in options.model_dirs]
+    ours = models[len(options.peers) :]
+    models += [exported_model(model, name) for name in options.runtimes for model in ours]
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:
@@ -115,12 +115,6 @@ def settings(options: Comparison) -> Iterator[tuple[float, int, torch.Tensor]]:
             yield seconds, batch, wave.to(options.device)
 
 
-def costs(config: EncoderConfig, samples: int) -> tuple[int, int]:
-    """MACs for so many samples, and parameters."""
-    counts = config_counts(config)
-    return tuple(round(encoder_cost(config, counts, kind, samples)) for kind in ("macs", "params"))
-
-
 def compare_inference(options: Comparison) -> list[Row]:
     """Latency and peak memory of forward passes; one row for each model and setting."""
     models = contenders(options)
@@ -135,8 +129,11 @@ def compare_inference(options: Comparison) -> list[Row]:
 
 
 def compare_training(options: Comparison) -> list[Row]:
-    """Time and peak memory of training steps of our encoder without and with gates."""
-    config = named_architecture(options.upstream)
+    """Time and peak memory of training steps of our encoder without and with gates.
+
+    With ``s3prl`` among the peers also those of ESPnet's own frontend.
+    """
+    config = architecture(options.upstream)
     torch.manual_seed(0)
     plain = SpeechEncoder(config).train().to(options.device)
     gated = copy.deepcopy(plain)
@@ -153,12 +150,24 @@ def compare_training(options: Comparison) -> list[Row]:
         for module in (encoder, pruner):
             module.zero_grad(set_to_none=True)
 
+    stock = None
+    if "s3prl" in options.peers:
+        stock = stock_frontend(options.upstream, config).to(options.device)
+
+    def stock_step(frontend: torch.nn.Module, wave: torch.Tensor) -> None:
+        with options.autocast():
+            lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
+            frontend(wave, lengths)[0].float().square().mean().backward()
+        frontend.zero_grad(set_to_none=True)
+
     rows: list[Row] = []
     for seconds, batch, wave in settings(options):
         runs: dict[str, Callable[[], object]] = {
             "without gates": lambda w=wave: step(plain, w, None),
             "with gates": lambda w=wave: step(gated, w, pruner),
         }
+        if stock is not None:
+            runs["ESPnet's s3prl frontend"] = lambda w=wave: stock_step(stock, w)
         rows += _measure(options, runs, dict.fromkeys(runs, config), seconds, batch)
     return rows
 
@@ -178,10 +187,10 @@ def _measure(
         )
     reference = next(iter(runs))
     samples = round(seconds * SAMPLE_RATE)
-    dense_macs, _ = costs(configs[reference], samples)
+    dense_macs = encoder_costs(configs[reference], None, samples)["macs"]
     rows = []
     for name, run in runs.items():
-        macs, params = costs(configs[name], samples)
+        cost = encoder_costs(configs[name], None, samples)
         latency = statistics.median(times[name])
         rows.append(
             {
@@ -191,11 +200,12 @@ def _measure(
                 "latency": latency,
                 "latencies": times[name],
                 "real_time_factor": latency / (seconds * batch),
-                "peak_memory": peak_memory(run, options.device),
+                # A runtime that keeps its memory between runs shows none.
+                "peak_memory": peak_memory(run, options.device) or None,
                 "speed_up": median_ratio(times[name], times[reference]),
-                "macs": macs,
-                "mac_reduction": dense_macs / macs,
-                "params": params,
+                "macs": cost["macs"],
+                "mac_reduction": dense_macs / cost["macs"],
+                "params": cost["params"],
             }
         )
     return rows

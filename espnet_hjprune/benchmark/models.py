@@ -12,6 +12,9 @@ import torch
 from torch import nn
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.upstream_module import SpeechUpstream
+from espnet_hjprune.inference.export import SUFFIXES, FeatureModel, export
+from espnet_hjprune.inference.runtime import load_exported
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.compact import compact_encoder
@@ -20,6 +23,13 @@ from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.upstream.random_checkpoint import MAKERS, save_random_checkpoint
 
 PEERS = ("s3prl", "huggingface", "torchaudio")
+# Runtimes of our models beside torch's own: format, quantisation and name of the export.
+RUNTIMES: dict[str, tuple[str, str | None, str]] = {
+    "onnx": ("onnx", None, "ONNX Runtime"),
+    "onnx_int8": ("onnx", "int8", "ONNX Runtime int8"),
+    "torchscript": ("torchscript", None, "TorchScript"),
+    "torchscript_bf16": ("torchscript", "bf16", "TorchScript bf16"),
+}
 # How unequal gates are: between the layers and within them.
 LAYER_SPREAD, UNIT_SPREAD = 1.0, 1.0
 
@@ -72,6 +82,38 @@ def pruned_encoder(
         for group in pruner.gates.groups:
             log_alpha[group.slice] += LAYER_SPREAD * torch.randn((), generator=generator)
     return compact_encoder(encoder, pruner.evaluation_gates())[0]
+
+
+def exported_model(model: Contender, runtime: str) -> Contender:
+    """One of our models as another runtime runs it.
+
+    Raises:
+        HJPruneError: a package is missing.
+    """
+    form, quantize, name = RUNTIMES[runtime]
+    upstream = SpeechUpstream({"architecture": model.config.to_dict()})
+    upstream.encoder = model.module
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / f"model{SUFFIXES[form]}"
+        export(FeatureModel(upstream), file, form, quantize)
+        run = load_exported(file)
+
+    def forward(wave: torch.Tensor) -> torch.Tensor:
+        return run(wave, torch.full((len(wave),), wave.shape[1]))[0]
+
+    return Contender(f"{model.name}, {name}", forward, model.module, model.config)
+
+
+def stock_frontend(upstream: str, config: EncoderConfig) -> nn.Module:
+    """ESPnet's own ``s3prl`` frontend in training mode, with random weights."""
+    from espnet2.asr.frontend.s3prl import S3prlFrontend
+
+    family = family_of(upstream)
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoint = Path(directory) / "upstream.pt"
+        save_random_checkpoint(config, family, checkpoint)
+        conf = {"upstream": f"{family}_local", "path_or_url": str(checkpoint)}
+        return S3prlFrontend(frontend_conf=conf).train()
 
 
 def peer_model(peer: str, upstream: str, config: EncoderConfig) -> Contender:

@@ -45,6 +45,12 @@ def get_parser() -> argparse.ArgumentParser:
         default=["s3prl"],
         help="dense models of other packages: s3prl, huggingface, torchaudio",
     )
+    parser.add_argument(
+        "--runtimes",
+        nargs="*",
+        default=[],
+        help="run our models also exported: onnx, onnx_int8, torchscript, torchscript_bf16 (CPU)",
+    )
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], help="audio lengths")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes")
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds")
@@ -54,7 +60,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--training",
         action="store_true",
-        help="time training steps instead: ours without and with gates",
+        help="time training steps instead: ours without and with gates, and with s3prl among "
+        "--peers those of ESPnet's own frontend",
     )
     parser.add_argument("--json", metavar="FILE", help="write all figures; - for standard output")
     parser.add_argument("--image", metavar="FILE", help="draw speed-up against MAC reduction")
@@ -69,11 +76,14 @@ def check(args: argparse.Namespace) -> None:
     """
     import torch
 
-    from espnet_hjprune.benchmark.models import PEERS
+    from espnet_hjprune.benchmark.models import PEERS, RUNTIMES
 
-    unknown = sorted(set(args.peers) - set(PEERS))
-    if unknown:
-        raise HJPruneError(f"--peers has no {', '.join(unknown)}; it takes {', '.join(PEERS)}")
+    for name, known in (("peers", PEERS), ("runtimes", RUNTIMES)):
+        unknown = sorted(set(getattr(args, name)) - set(known))
+        if unknown:
+            raise HJPruneError(f"--{name} has no {', '.join(unknown)}; it takes {', '.join(known)}")
+    if args.runtimes and (args.device != "cpu" or args.dtype != "float32" or args.training):
+        raise HJPruneError("--runtimes go with --device cpu and --dtype float32, not --training")
     for target in args.targets:
         if not 0 < target < 1:
             raise HJPruneError(f"--targets has {target:g}; give shares between 0 and 1")
@@ -126,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         round_to=args.round_to,
         model_dirs=args.model_dir,
         peers=args.peers,
+        runtimes=args.runtimes,
         seconds=args.seconds,
         batches=args.batch,
         repeats=args.repeats,

@@ -17,6 +17,7 @@ import espnet_hjprune
 from espnet_hjprune.atomic import replaced_file
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.startup import import_lazily
 
 # Processes that ESPnet spawns for several GPUs import this module again, which registers there.
 espnet_hjprune.register()
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments or (arguments[0] == "-m" and len(arguments) < 2):
         raise HJPruneError(USAGE)
     save_atomically()
+    import_lazily()
     if arguments[0] != "-m":
         sys.argv = arguments
         runpy.run_path(arguments[0], run_name="__main__")

@@ -10,21 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from espnet2.tasks.abs_task import AbsTask
 from torch import nn
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.model import find_upstreams
+from espnet_hjprune.espnet.startup import import_lazily
 from espnet_hjprune.espnet.upstream_module import SpeechUpstream
 from espnet_hjprune.model_dir import plugin_option, plugin_options, upstream_options
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.compact import compact_encoder
-from espnet_hjprune.pruning.cost import config_counts, encoder_cost
+from espnet_hjprune.pruning.cost import config_counts, encoder_costs
 from espnet_hjprune.pruning.pruner import Pruner
+
+if TYPE_CHECKING:
+    from espnet2.tasks.abs_task import AbsTask
 
 # Options of a configuration that make up the model, beside the classes that the task lets choose.
 MODEL_OPTIONS = (
@@ -78,6 +81,7 @@ def task_module(task: str) -> ModuleType:
     Raises:
         HJPruneError: there is no such task.
     """
+    import_lazily()
     try:
         return importlib.import_module(f"espnet2.tasks.{task}")
     except ModuleNotFoundError as error:
@@ -294,12 +298,6 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
         expected_sparsity = pruner.expected_sparsity()
     counts = config_counts(encoder.config)
 
-    def costs(config: EncoderConfig, units: Any) -> dict[str, int]:
-        return {
-            kind: round(float(encoder_cost(config, units, kind, options.samples)))
-            for kind in ("macs", "params")
-        }
-
     constraints = []
     for index, measure in enumerate(pruner.measures):
         actual = measure.cost(encoder.config, counts)
@@ -317,7 +315,7 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
                 },
             }
         )
-    actual = costs(encoder.config, counts)
+    actual = encoder_costs(encoder.config, counts, options.samples)
     counted = sum(parameter.numel() for parameter in encoder.parameters())
     if counted != actual["params"]:
         raise AssertionError(f"counted {actual['params']} parameters, but there are {counted}")
@@ -331,9 +329,9 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
         "target_sparsity": options.target_sparsity,
         "units": options.units,
         "seconds": options.seconds,
-        "dense": costs(dense, config_counts(dense)),
+        "dense": encoder_costs(dense, None, options.samples),
         "target": {constraints[0]["kind"]: total["target"]},
-        "expected": costs(pruner.config, expected_counts),
+        "expected": encoder_costs(pruner.config, expected_counts, options.samples),
         "actual": actual,
         "sparsity": {
             "expected": expected_total / total["dense"],

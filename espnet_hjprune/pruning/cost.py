@@ -145,3 +145,18 @@ def encoder_cost(
         for cost in module_costs(config, counts, samples, scale)
         if part is None or cost.part == part
     )
+
+
+def encoder_costs(config: EncoderConfig, counts: UnitCounts | None, samples: int) -> dict[str, int]:
+    """``macs`` for so many samples and ``params``, whole numbers.
+
+    Args:
+        config: the architecture.
+        counts: units of every layer; ``None`` for those of the architecture.
+        samples: length of the audio.
+    """
+    units = config_counts(config) if counts is None else counts
+    return {
+        kind: round(float(encoder_cost(config, units, kind, samples)))
+        for kind in ("macs", "params")
+    }

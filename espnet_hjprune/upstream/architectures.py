@@ -116,6 +116,6 @@ def architecture(name: str) -> EncoderConfig:
     """
     if name not in ARCHITECTURES:
         raise HJPruneError(
-            f"no architecture is called {name}; known are {', '.join(ARCHITECTURES)}"
+            f"--upstream {name} is unknown; named architectures are {', '.join(ARCHITECTURES)}"
         )
     return ARCHITECTURES[name]()
