@@ -28,4 +28,8 @@ setup(
         "tqdm",
         "pyyaml",
     ],
+    extras_require={
+        "beam": ["flashlight-text", "kenlm"],
+        "export": ["onnx", "onnxruntime", "onnxscript"],
+    },
 )

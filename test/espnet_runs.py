@@ -17,6 +17,19 @@ from espnet_hjprune.espnet.compaction import task_class, task_module
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 TOKENS = ["<blank>", "<unk>", "A", "B", "C", "<sos/eos>"]
+# What ESPnet's configuration of a model says where the plugin is all of its encoder.
+NO_OTHER_PARTS: dict[str, Any] = {
+    "specaug": None,
+    "normalize": None,
+    "preencoder": None,
+    "encoder": None,
+    "encoder_conf": {},
+    "postencoder": None,
+    "decoder": None,
+    "decoder_conf": {},
+    "ctc_conf": {},
+    "joint_net_conf": None,
+}
 LENGTHS = (9600, 8000, 8800, 8000)
 
 

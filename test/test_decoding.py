@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from espnet_runs import NO_OTHER_PARTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import padded_batch, small_config
@@ -183,16 +184,7 @@ def configuration(**changes):
             "fs": "16k",
             "frontend_conf": {"architecture": small_config().to_dict()},
         },
-        "specaug": None,
-        "normalize": None,
-        "preencoder": None,
-        "encoder": None,
-        "encoder_conf": {},
-        "postencoder": None,
-        "decoder": None,
-        "decoder_conf": {},
-        "ctc_conf": {},
-        "joint_net_conf": None,
+        **NO_OTHER_PARTS,
         "model": "espnet",
         "model_conf": {"ctc_weight": 1.0},
         "init": None,
@@ -232,8 +224,6 @@ FORMS = {
 def save_model(directory, form):
     """An ESPnet model with random weights, and its files."""
     config = configuration(**FORMS[form])
-    if form == "preencoder":
-        config["encoder_conf"] = {}
     torch.manual_seed(0)
     model = build_model(task_module("asr"), config).eval()
     with torch.no_grad():

@@ -7,6 +7,7 @@ from argparse import Namespace
 import pytest
 import torch
 import yaml
+from espnet_runs import NO_OTHER_PARTS
 from models import family_config, padded_batch, small_config
 
 import espnet_hjprune
@@ -52,16 +53,7 @@ def options(checkpoint, **changes):
             "frontend_conf": {"upstream": "wav2vec2_local", "path_or_url": checkpoint},
             "pruning": dict(PRUNING),
         },
-        "specaug": None,
-        "normalize": None,
-        "preencoder": None,
-        "encoder": None,
-        "encoder_conf": {},
-        "postencoder": None,
-        "decoder": None,
-        "decoder_conf": {},
-        "ctc_conf": {},
-        "joint_net_conf": None,
+        **NO_OTHER_PARTS,
         "model": "hj_prune",
         "model_conf": {"ctc_weight": 1.0},
         "init": None,

@@ -97,9 +97,7 @@ def _check_kenlm() -> None:
     try:
         from flashlight.lib.text.decoder.kenlm import KenLM  # noqa: F401
     except ImportError as error:
-        raise HJPruneError(
-            "--ngram needs the package kenlm; install it with `pip install kenlm`"
-        ) from error
+        raise HJPruneError("--ngram needs the package kenlm; install it") from error
 
 
 def _check_lexicon(path: str, tokens: Sequence[str]) -> None:

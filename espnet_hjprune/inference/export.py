@@ -85,7 +85,7 @@ def export(model: nn.Module, path: Path, form: str, quantize: str | None = None)
             writers[form](model, path, quantize)
         except ImportError as error:
             raise HJPruneError(
-                f"--format {form} needs more packages ({error}); pip install onnx onnxscript "
+                f"--format {form} needs more packages ({error}); install onnx, onnxscript and "
                 "onnxruntime"
             ) from error
 

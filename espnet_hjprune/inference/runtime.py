@@ -37,7 +37,7 @@ def _onnx(path: Path, threads: int) -> Runner:
     try:
         import onnxruntime
     except ImportError as error:
-        raise HJPruneError(f"{path} needs onnxruntime; pip install onnxruntime") from error
+        raise HJPruneError(f"{path} needs the package onnxruntime; install it") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
