@@ -131,7 +131,7 @@ def test_exported_models_take_part(runtime):
         (["--threads", "0"], "--threads must be positive"),
         (["--training", "--image", "x.png"], "leave --image and --model_dir out"),
         (["--upstream", MINI, "--targets", "0.4", "0.40001"], "compact 40% would take part twice"),
-        (["--upstream", "wav2vec3"], "--upstream wav2vec3 is unknown"),
+        (["--upstream", "wav2vec3"], "no architecture is called wav2vec3"),
         (["--upstream", "wavlm_base", "--peers", "torchaudio"], "torchaudio is not compared"),
     ],
 )

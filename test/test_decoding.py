@@ -164,6 +164,10 @@ def test_a_lexicon_and_an_ngram_of_words_decide(tmp_path):
         options = DecodeConfig(search="beam", ngram=arpa, lexicon=str(lexicon), lm_weight=2.0)
         ((best,),) = BeamSearch(TOKENS, options)(log_probs, frames)
         assert best.words == ["BB", word]
+    # A search that has found no whole word gives none.
+    options = DecodeConfig(search="beam", lexicon=str(lexicon))
+    ((best,),) = BeamSearch(TOKENS, options)(letters("B"), torch.tensor([1]))
+    assert best.words == []
     lexicon.write_text("CD C D <space>\n")
     with pytest.raises(HJPruneError, match=r"lexicon\.txt:1 spells CD with D"):
         BeamSearch(TOKENS, DecodeConfig(search="beam", lexicon=str(lexicon)))
@@ -265,7 +269,7 @@ def test_batches_give_what_espnet_gives_alone(tmp_path, form):
             "has encoder: conformer, which only ESPnet's own decoding",
         ),
         ({"decoder": "transformer", "model_conf": {"ctc_weight": 0.3}}, "decoder: transformer"),
-        ({"model_conf": {"ctc_weight": 0.3}}, "neither CTC alone nor a linear classifier"),
+        ({"model_conf": {"ctc_weight": 0.3}}, r"neither CTC alone \(ctc_weight: 1.0\)"),
         ({"preencoder": "sinc"}, "preencoder: sinc"),
         ({"frontend": "default"}, "neither frontend: hj_prune nor encoder: hj_prune"),
     ],
@@ -375,6 +379,8 @@ def test_options_of_the_command(tmp_path):
         assert [line.split(" ")[0] for line in text] == ["u1"]
     for extra, message in (
         (["--key_file", str(keys), str(keys)], "need equally many values"),
+        (["--search", "beam", "--beam_size_token", "-1"], "it is 0 for all tokens"),
+        (["--model_file", str(table)], "is no file of weights"),
         (["--nbest", "3"], "nbest, ngram and lexicon need search: beam"),
         (["--search", "magic"], "search is magic; it is one of greedy, beam"),
         (["--config", str(tmp_path / "none.yaml")], "none.yaml does not exist"),

@@ -8,13 +8,13 @@ import onnxruntime
 import pytest
 import torch
 import yaml
-from models import family_config, padded_batch, random_encoder, small_config
+from models import family_config, padded_batch, random_encoder, random_pruner, small_config
 from test_decoding import configuration, save_model, write_audio
 
 from espnet_hjprune.bin import export as export_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.upstream_module import SpeechUpstream
-from espnet_hjprune.inference.check import word_errors
+from espnet_hjprune.inference.check import largest_difference, word_errors
 from espnet_hjprune.inference.export import QUANTIZATIONS, SUFFIXES, FeatureModel, export
 from espnet_hjprune.inference.model import load_recogniser
 from espnet_hjprune.inference.runtime import load_exported
@@ -56,8 +56,6 @@ def test_batch_and_time_are_dynamic(tmp_path, family, style, form):
 
 @pytest.mark.parametrize("form", SUFFIXES)
 def test_models_with_uneven_and_empty_layers(tmp_path, form):
-    from models import random_pruner
-
     encoder = random_encoder(small_config())
     gates = random_pruner(encoder.config, target_sparsity=0.8, spread=5.0).evaluation_gates()
     gates.head[0].zero_()
@@ -140,6 +138,31 @@ def _blanks(log_probs, frames):
     sure = torch.full_like(log_probs, -50.0)
     sure[..., 0] = 0.0
     return sure, frames
+
+
+def test_a_broken_export_is_noticed():
+    model = feature_model(small_config())
+
+    def broken(waves, lengths):
+        output, frames = model(waves, lengths)
+        return output * float("nan"), frames
+
+    with pytest.raises(HJPruneError, match="gives no numbers"):
+        largest_difference(model, broken)
+    assert largest_difference(model, model) == 0
+
+
+def test_other_files_are_not_replaced(tmp_path):
+    save_model(tmp_path, "frontend")
+    base = ["--model_dir", str(tmp_path), "--format", "torchscript", "--output_dir"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    for output in (tmp_path, tmp_path.parent, tmp_path / "mine", tmp_path / "mine" / "file"):
+        with pytest.raises(HJPruneError, match="holds other files"):
+            export_command.main([*base, str(output)])
+    for _ in range(2):
+        export_command.main([*base, str(tmp_path / "new")])
+    assert (tmp_path / "new" / "model.pt").is_file() and (tmp_path / "model.pth").is_file()
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path):

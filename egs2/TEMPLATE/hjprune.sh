@@ -408,8 +408,15 @@ undecoded() {
     local data=${raw_dir}/$2
     need "$1/${inference_asr_model}" "choose another --inference_asr_model"
     need "${data}/wav.scp" "run stage 2 first"
+    # Language models and lexicons may change under the same names.
+    local inputs=("${inference_config}" "$1/.done" "${data}/wav.scp" "${data}/text") word
+    for word in ${inference_args} $(sed -n 's/^ *\(ngram\|lexicon\): *//p' "${inference_config}"); do
+        if [ -f "${word}" ]; then
+            inputs+=("${word}")
+        fi
+    done
     unfinished "$(decoded_dir "$1" "$2")" "${decoder} ${inference_args}" "${score_types}" \
-        "$(checksum "${inference_config}" "$1/.done" "${data}/wav.scp" "${data}/text")"
+        "$(checksum "${inputs[@]}")"
 }
 
 # decode_jobs SET...: parallel jobs, of which each gets an utterance of every set.
@@ -504,7 +511,6 @@ decode_in_batches() {
         outputs+=("${dir}/logdir/output.JOB")
         total=$((total + $(wc -l <"${tables[index]}")))
     done
-    stop_leftover "${logdir}"
     rm -rf "${logdir}"
     mkdir -p "${logdir}"
     log "Decoding ${sets[*]}: the logs are ${logdir}/decode.*.log"
@@ -513,7 +519,14 @@ decode_in_batches() {
         ${python} -m espnet_hjprune.bin.decode --audio_type "${audio_type}" \
         --train_config "${configs[@]}" --model_file "${models[@]}" --wav_scp "${tables[@]}" \
         --key_file "${keys[@]}" --output_dir "${outputs[@]}"
+    # Other runs of stage 7, for other targets too, must keep off all sets.
+    for index in "${!exps[@]}"; do
+        cp "${logdir}/.running" "$(decoded_dir "${exps[index]}" "${sets[index]}")"
+    done
     wait_decoding "${logdir}" "${logdir}" "${jobs}" "${total}" "decoding"
+    for index in "${!exps[@]}"; do
+        rm -f "$(decoded_dir "${exps[index]}" "${sets[index]}")/.running"
+    done
 }
 
 # score_decoded EXP SET: join the results of the jobs and let sclite count the errors.
@@ -734,6 +747,7 @@ stage_7() {
     need "${finetune_exp}/.done" "run stage 3 first"
     need "${compact_exp}/.done" "run stage 6 first"
     local set exp left=()
+    stop_leftover "${compact_exp}/${decode_tag}/logdir"
     for exp in "${finetune_exp}" "${compact_exp}"; do
         for set in ${test_sets}; do
             undecoded "${exp}" "${set}" || continue

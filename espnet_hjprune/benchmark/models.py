@@ -105,9 +105,18 @@ def exported_model(model: Contender, runtime: str) -> Contender:
 
 
 def stock_frontend(upstream: str, config: EncoderConfig) -> nn.Module:
-    """ESPnet's own ``s3prl`` frontend in training mode, with random weights."""
-    from espnet2.asr.frontend.s3prl import S3prlFrontend
+    """ESPnet's own ``s3prl`` frontend in training mode, with random weights.
 
+    Raises:
+        HJPruneError: ESPnet or s3prl is missing.
+    """
+    try:
+        from espnet2.asr.frontend.s3prl import S3prlFrontend
+    except ImportError as error:
+        raise HJPruneError(
+            f"ESPnet's s3prl frontend takes part only where it is installed ({error}); leave s3prl "
+            "out of --peers"
+        ) from error
     family = family_of(upstream)
     with tempfile.TemporaryDirectory() as directory:
         checkpoint = Path(directory) / "upstream.pt"

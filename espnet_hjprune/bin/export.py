@@ -40,6 +40,20 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_output(output: Path, model_dir: Path) -> None:
+    """Make sure that the directory, which is replaced as a whole, holds nothing but an export.
+
+    Raises:
+        HJPruneError: it holds something else.
+    """
+    if not output.exists() or (output / "export.json").is_file():
+        if output not in (model_dir.resolve(), *model_dir.resolve().parents):
+            return
+    elif output.is_dir() and not any(output.iterdir()):
+        return
+    raise HJPruneError(f"--output_dir {output} holds other files; give a directory of its own")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Export the model, compare it, then put it in place."""
     args = get_parser().parse_args(argv)
@@ -60,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         else load_recogniser(config, weights)
     )
     name = "_".join(part for part in ("export", args.format, args.quantize) if part)
-    output = args.output_dir or args.model_dir / name
+    output = (args.output_dir or args.model_dir / name).resolve()
+    check_output(output, args.model_dir)
     with replaced_directory(output) as directory:
         file = directory / f"model{SUFFIXES[args.format]}"
         export(model, file, args.format, args.quantize)
@@ -75,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "model_file": str(weights),
             "format": args.format,
             "quantize": args.quantize,
-            "bytes": file.stat().st_size,
+            # Weights beyond 2 GB stand in a file of their own.
+            "bytes": sum(part.stat().st_size for part in directory.glob(f"{file.name}*")),
             "shortest_samples": shortest(model.upstream),
             "max_abs_diff": difference,
         }

@@ -43,6 +43,7 @@ class BeamSearch:
         if options.ngram:
             _check_kenlm()
         lexicon = options.lexicon or None
+        self.has_lexicon = lexicon is not None
         if lexicon:
             _check_lexicon(lexicon, tokens)
         try:
@@ -76,12 +77,17 @@ class BeamSearch:
         """Search ``(batch, time, token)`` with ``(batch,)`` valid frames.
 
         Returns:
-            Of every utterance up to ``nbest`` hypotheses, the best first.
+            Of every utterance one to ``nbest`` hypotheses, the best first; an empty one where
+            nothing was found.
         """
         log_probs = log_probs.float().cpu().clone()
         log_probs[..., -1] = -1e10
         found = self.decoder(log_probs, frames.cpu())
-        return [[self._convert(h.tokens.tolist(), h.words, h.score) for h in hs] for hs in found]
+        nothing = [Hypothesis([], float("-inf"))]
+        return [
+            [self._convert(h.tokens.tolist(), h.words, h.score) for h in hs] or nothing
+            for hs in found
+        ]
 
     def _convert(self, tokens: list[int], words: list[str], score: float) -> Hypothesis:
         """A hypothesis without the spaces that the decoder puts around it."""
@@ -89,7 +95,7 @@ class BeamSearch:
             tokens = tokens[1:]
         while tokens and tokens[-1] == self.space_number:
             tokens = tokens[:-1]
-        return Hypothesis(tokens, score, list(words) or None)
+        return Hypothesis(tokens, score, list(words) if self.has_lexicon else None)
 
 
 def _check_kenlm() -> None:

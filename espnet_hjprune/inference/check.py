@@ -57,6 +57,8 @@ def largest_difference(model: nn.Module, exported: Runner) -> float:
         if difference.dim() == 3:
             inside = torch.arange(expected.shape[1]) < frames.unsqueeze(1)
             difference = difference[inside]
+        if not difference.isfinite().all():
+            raise HJPruneError("the exported model gives no numbers; report this as a bug")
         worst = max(worst, difference.max().item())
     return worst
 

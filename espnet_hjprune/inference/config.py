@@ -44,6 +44,8 @@ class DecodeConfig:
         for name in ("batch_seconds", "nbest", "beam_size", "beam_threshold"):
             if getattr(self, name) <= 0:
                 raise HJPruneError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.beam_size_token < 0:
+            raise HJPruneError(f"beam_size_token is {self.beam_size_token}; it is 0 for all tokens")
         if self.search == "greedy" and (self.nbest > 1 or self.ngram or self.lexicon):
             raise HJPruneError("nbest, ngram and lexicon need search: beam")
         if self.nbest > self.beam_size:

@@ -39,7 +39,7 @@ def read_samples(location: str, is_ark: bool) -> torch.Tensor:
 
     try:
         rate, samples = kaldiio.load_mat(location)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
         raise HJPruneError(f"there is no audio at {location} ({error})") from None
     if rate != SAMPLE_RATE:
         raise HJPruneError(f"{location} has {rate} Hz instead of {SAMPLE_RATE}; run stage 2 again")
@@ -52,7 +52,7 @@ def count_samples(wav_scp: Mapping[str, str], data_dir: Path, is_ark: bool) -> d
     known = read_table(table) if table.is_file() else {}
     counts = {}
     for name, location in wav_scp.items():
-        if name in known:
+        if known.get(name, "").isdigit():
             counts[name] = int(known[name])
         elif is_ark:
             counts[name] = len(read_samples(location, is_ark))

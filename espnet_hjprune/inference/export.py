@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,8 +86,8 @@ def export(model: nn.Module, path: Path, form: str, quantize: str | None = None)
             writers[form](model, path, quantize)
         except ImportError as error:
             raise HJPruneError(
-                f"--format {form} needs more packages ({error}); install onnx, onnxscript and "
-                "onnxruntime"
+                f"exporting to {form} needs more packages ({error}); install onnx, onnxscript "
+                "and onnxruntime"
             ) from error
 
 
@@ -114,8 +115,8 @@ def _onnx(model: nn.Module, path: Path, quantize: str | None) -> None:
         return
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    whole = path.with_name(f".{path.name}.float32")
-    try:
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        whole = Path(directory) / path.name
         converted.save(whole)
         quantize_dynamic(
             whole,
@@ -124,8 +125,6 @@ def _onnx(model: nn.Module, path: Path, quantize: str | None) -> None:
             per_channel=True,
             weight_type=QuantType.QInt8,
         )
-    finally:
-        whole.unlink(missing_ok=True)
 
 
 def _torch_export(model: nn.Module, path: Path, quantize: str | None) -> None:
@@ -170,12 +169,11 @@ def _with_precision(model: nn.Module, quantize: str | None) -> nn.Module:
     if quantize is None:
         return model
     extractor = model.upstream.encoder.feature_extractor
+    # A norm over time is folded into the filters before it, in double precision.
+    exact = extractor.layers[0].conv if extractor.norms_over_time else None
     for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | PositionalConv):
+        if isinstance(module, nn.Linear | nn.Conv1d | PositionalConv) and module is not exact:
             module.bfloat16()
-    if extractor.norms_over_time:
-        # Its norm is folded into its filters, in double precision.
-        extractor.layers[0].float()
     return Bfloat16Model(model)
 
 

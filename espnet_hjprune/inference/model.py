@@ -136,7 +136,13 @@ def load_upstream(train_config: str | Path, model_file: str | Path) -> SpeechUps
 def _read_state(model_file: str | Path) -> dict[str, torch.Tensor]:
     if not Path(model_file).is_file():
         raise HJPruneError(f"the model file {model_file} does not exist")
-    return torch.load(model_file, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(model_file, map_location="cpu", weights_only=True)
+        return {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
+    except Exception as error:
+        raise HJPruneError(
+            f"{model_file} is no file of weights ({' '.join(str(error).split())[:200]})"
+        ) from error
 
 
 def _build_upstream(
@@ -182,14 +188,14 @@ def _check_parts(config: Mapping[str, Any], option: str, source: str | Path) -> 
     if found:
         raise HJPruneError(
             f"the model of {source} has {', '.join(found)}, which only ESPnet's own decoding "
-            "knows; use --decoder espnet"
+            "knows; use --decoder espnet in a recipe (asr_inference), --encoder_only for an export"
         )
     if weight == 1.0:
         return None
     if config.get("decoder") != "linear_decoder" or weight > 0.0:
         raise HJPruneError(
-            f"the model of {source} has ctc_weight {weight:g}, but neither CTC alone nor a linear "
-            "classifier; use --decoder espnet"
+            f"the model of {source} is neither CTC alone (ctc_weight: 1.0) nor a linear classifier "
+            "of the asr task (ctc_weight: 0.0); use --decoder espnet in a recipe (asr_inference)"
         )
     pooling = (config.get("decoder_conf") or {}).get("pooling", "mean")
     if pooling not in POOLINGS:

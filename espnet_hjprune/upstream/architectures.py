@@ -116,6 +116,6 @@ def architecture(name: str) -> EncoderConfig:
     """
     if name not in ARCHITECTURES:
         raise HJPruneError(
-            f"--upstream {name} is unknown; named architectures are {', '.join(ARCHITECTURES)}"
+            f"no architecture is called {name}; known are {', '.join(ARCHITECTURES)}"
         )
     return ARCHITECTURES[name]()
