@@ -114,6 +114,7 @@ def check_against_jiwer(recipe: RecipeCopy, decoded: Path) -> None:
         (["--criterion", "sepsize", "--target_sparsity", "0.4"], 2, '"cnn=X transformer=Y"'),
         (["--fs", "8k"], 2, "--fs is 8k"),
         (["--decoder", "fast"], 2, "--decoder is batched or espnet"),
+        (["--task", "st"], 2, "--decoder batched is for --task asr and slu"),
         (["--nj", "0"], 2, "--nj is a whole number from 1"),
         (["--units", "heads"], 2, "--units takes conv, head, ffn and hidden"),
         (["--token_type", "phone"], 2, "--token_type is char, bpe or word"),

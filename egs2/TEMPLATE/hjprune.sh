@@ -152,6 +152,8 @@ check_fraction() {
 # Before what is found by its name.
 [[ ${decoder} =~ ^(batched|espnet)$ ]] ||
     status=2 die "--decoder is batched or espnet, not '${decoder}'"
+[[ ${decoder} = espnet || ${task} =~ ^(asr|slu)$ ]] ||
+    status=2 die "--decoder batched is for --task asr and slu; give --decoder espnet"
 inference_config=${inference_config:-conf/decode_${decoder}.yaml}
 [[ ${criterion} =~ ^(macs|size|sepsize)$ ]] ||
     status=2 die "--criterion is macs, size or sepsize, not '${criterion}'"
