@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 
 NAME = "hj_prune"
-# Where the encoder's weights stand in a model, whatever the plugin's part of it is called.
-WEIGHT = re.compile(r"(?:.*\.)?(?:frontend|encoder)\.core\.encoder\.(.*)")
+# Where the upstream's weights stand in a model, whatever the plugin's part of it is called.
+WEIGHT = re.compile(r"(?:.*\.)?(?:frontend|encoder)\.core\.(.*)")
 
 
 def plugin_option(config: dict[str, Any], source: str | Path) -> str:
@@ -56,6 +57,11 @@ def read_architecture(path: str | Path) -> EncoderConfig:
     return EncoderConfig.from_dict(architecture)
 
 
+def upstream_weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of the upstream within those of a model, by the names that they have in it."""
+    return {match[1]: tensor for name, tensor in state.items() if (match := WEIGHT.fullmatch(name))}
+
+
 def find_weights(directory: Path) -> Path:
     """The weights in a model directory: ``model.pth``, or the best ones of a training.
 
@@ -89,7 +95,9 @@ def load_encoder(model_dir: str | Path) -> SpeechEncoder:
     weights = find_weights(directory)
     every = torch.load(weights, map_location="cpu", weights_only=True)
     state = {
-        match[1]: tensor for name, tensor in every.items() if (match := WEIGHT.fullmatch(name))
+        name.removeprefix("encoder."): tensor
+        for name, tensor in upstream_weights(every).items()
+        if name.startswith("encoder.")
     }
     encoder = SpeechEncoder(read_architecture(config_file))
     try:

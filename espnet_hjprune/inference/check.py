@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.inference.decode import count_samples, make_batches, read_samples, search
+from espnet_hjprune.inference.config import DecodeConfig
+from espnet_hjprune.inference.decode import count_samples, make_batches, read_batch, search
 from espnet_hjprune.inference.export import example
 from espnet_hjprune.inference.model import Recogniser
 from espnet_hjprune.inference.runtime import Runner
@@ -22,7 +21,6 @@ from espnet_hjprune.recipe.tokens import build_detokenizer
 
 # Largest difference of a float32 model's output.
 TOLERANCE = 1e-4
-BATCH_SECONDS = 160.0
 
 
 @dataclass(frozen=True)
@@ -82,26 +80,19 @@ def word_errors(model: Recogniser, exported: Runner, data_dir: Path) -> WordErro
         raise HJPruneError(f"utterance {untold[0]} of {data_dir}/wav.scp is not in its text")
     kind = data_dir / "audio_format"
     is_ark = kind.is_file() and kind.read_text().strip().endswith("ark")
-    batches = make_batches(count_samples(wav_scp, data_dir, is_ark), BATCH_SECONDS)
+    counts = count_samples(wav_scp, data_dir, is_ark)
+    batches = make_batches(counts, DecodeConfig().batch_seconds)
+    detokenize = build_detokenizer(model.token_type, model.bpemodel)
     found: list[dict[str, str]] = [{}, {}]
     with torch.inference_mode(), progress_bar(total=len(wav_scp), unit="utt") as progress:
         for batch in batches:
-            waves = [read_samples(wav_scp[name], is_ark) for name in batch]
-            padded = pad_sequence(waves, batch_first=True)
-            lengths = torch.tensor([len(wave) for wave in waves])
+            wave, lengths = read_batch([wav_scp[name] for name in batch], is_ark)
             for texts, run in zip(found, (model, exported), strict=True):
-                texts.update(zip(batch, transcribe(model, run, padded, lengths), strict=True))
+                results = search(model, *run(wave, lengths))
+                for name, (best, *_) in zip(batch, results, strict=True):
+                    texts[name] = detokenize([model.tokens[number] for number in best.tokens])
             progress.update(len(batch))
     names = sorted(wav_scp)
     reference = [text[name] for name in names]
     before, after = (100 * jiwer.wer(reference, [texts[name] for name in names]) for texts in found)
     return WordErrors(str(data_dir), len(names), before, after)
-
-
-def transcribe(
-    model: Recogniser, run: Runner, wave: torch.Tensor, lengths: torch.Tensor
-) -> Sequence[str]:
-    """Texts of a padded batch by the greedy search."""
-    detokenize = build_detokenizer(model.token_type, model.bpemodel)
-    results = search(model, *run(wave, lengths))
-    return [detokenize([model.tokens[number] for number in best.tokens]) for best, *_ in results]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,12 @@ def read_samples(location: str, is_ark: bool) -> torch.Tensor:
     if rate != SAMPLE_RATE:
         raise HJPruneError(f"{location} has {rate} Hz instead of {SAMPLE_RATE}; run stage 2 again")
     return torch.from_numpy(samples.astype(np.float32))
+
+
+def read_batch(locations: Sequence[str], is_ark: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read utterances into ``(batch, samples)``, zero after their ends, and their lengths."""
+    waves = [read_samples(location, is_ark) for location in locations]
+    return pad_sequence(waves, batch_first=True), torch.tensor([len(wave) for wave in waves])
 
 
 def count_samples(wav_scp: Mapping[str, str], data_dir: Path, is_ark: bool) -> dict[str, int]:
@@ -114,11 +120,9 @@ def decode(
     ]
     total = DecodingTime()
     for batch in make_batches(count_samples(wav_scp, data_dir, is_ark), options.batch_seconds):
-        waves = [read_samples(wav_scp[name], is_ark) for name in batch]
-        lengths = torch.tensor([len(wave) for wave in waves])
+        padded, lengths = read_batch([wav_scp[name] for name in batch], is_ark)
         begin = time.perf_counter()
         with torch.inference_mode():
-            padded = pad_sequence(waves, batch_first=True)
             log_probs, frames = model(padded.to(device), lengths.to(device))
             results = search(model, log_probs, frames, beam)
         seconds = time.perf_counter() - begin

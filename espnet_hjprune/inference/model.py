@@ -5,7 +5,6 @@ ESPnet takes long to import; these models need nothing of it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import nn
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.upstream_module import SpeechUpstream
-from espnet_hjprune.model_dir import plugin_option, plugin_options
+from espnet_hjprune.model_dir import plugin_option, plugin_options, upstream_weights
 
 # Labels of a classifier lack <blank> and <unk>, which come first in a token list.
 FIRST_LABEL = 2
@@ -157,10 +156,8 @@ def _build_upstream(
     if option.endswith("frontend"):
         conf["upstream_conf"] = conf.pop("frontend_conf", None)
     upstream = SpeechUpstream(**conf)
-    part = re.compile(r"(?:.*\.)?(?:frontend|encoder)\.core\.(.*)")
-    weights = {match[1]: tensor for key, tensor in state.items() if (match := part.fullmatch(key))}
     try:
-        upstream.load_state_dict(weights)
+        upstream.load_state_dict(upstream_weights(state))
     except RuntimeError as error:
         raise HJPruneError(
             f"{model_file} does not hold the weights of the model that {train_config} describes "
