@@ -62,6 +62,12 @@ def upstream_weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
     return {match[1]: tensor for name, tensor in state.items() if (match := WEIGHT.fullmatch(name))}
 
 
+def upstream_path(state: Mapping[str, torch.Tensor]) -> str:
+    """Where the upstream stands within the weights of a model, such as ``frontend.core``."""
+    name, inner = next((name, match[1]) for name in state if (match := WEIGHT.fullmatch(name)))
+    return name.removesuffix(f".{inner}")
+
+
 def find_weights(directory: Path) -> Path:
     """The weights in a model directory: ``model.pth``, or the best ones of a training.
 

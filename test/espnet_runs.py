@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
+import importlib
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +19,6 @@ import yaml
 from models import family_config
 
 from espnet_hjprune.bin import compact as compact_command
-from espnet_hjprune.espnet.compaction import task_class, task_module
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 TOKENS = ["<blank>", "<unk>", "A", "B", "C", "<sos/eos>"]
@@ -31,6 +36,25 @@ NO_OTHER_PARTS: dict[str, Any] = {
     "joint_net_conf": None,
 }
 LENGTHS = (9600, 8000, 8800, 8000)
+
+
+def task_module(task: str) -> ModuleType:
+    """Import ``espnet2.tasks.<task>``."""
+    return importlib.import_module(f"espnet2.tasks.{task}")
+
+
+def task_class(task: ModuleType) -> Any:
+    """The task of an ``espnet2.tasks`` module."""
+    return next(
+        member
+        for _, member in inspect.getmembers(task, inspect.isclass)
+        if member.__module__ == task.__name__ and hasattr(member, "build_model")
+    )
+
+
+def build_model(task: ModuleType, config: Mapping[str, Any]) -> torch.nn.Module:
+    """Build the model that an ESPnet configuration describes."""
+    return task_class(task).build_model(argparse.Namespace(**copy.deepcopy(dict(config))))
 
 
 @dataclass

@@ -9,14 +9,13 @@ import pytest
 import soundfile
 import torch
 import yaml
-from espnet_runs import NO_OTHER_PARTS
+from espnet_runs import NO_OTHER_PARTS, build_model, task_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import padded_batch, small_config
 
 from espnet_hjprune.bin import decode as decode_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.compaction import build_model, task_module
 from espnet_hjprune.espnet.model import find_upstreams
 from espnet_hjprune.inference.beam import BeamSearch
 from espnet_hjprune.inference.config import DecodeConfig

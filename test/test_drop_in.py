@@ -11,15 +11,14 @@ import pytest
 import torch
 import yaml
 from espnet_runs import TOKENS as TINY_TOKENS
+from espnet_runs import build_model, prune_options, task_module, utterances, write_table
 from espnet_runs import make_corpus as make_tiny_corpus
-from espnet_runs import prune_options, utterances, write_table
 from models import FAMILIES, family_config, padded_batch
 from recipe_runs import ROOT, read_text, sclite_error_rate
 from test_espnet_plugin import CONFORMER, options
 from test_upstream import NAMES
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.compaction import build_model, task_module
 from espnet_hjprune.recipe import librispeech
 from espnet_hjprune.recipe.dump import AudioFormat, format_data
 from espnet_hjprune.recipe.mini_librispeech import MiniConfig, make_corpus

@@ -26,6 +26,7 @@ from espnet_hjprune.nn import (
     SpeechEncoder,
 )
 from espnet_hjprune.nn.feature_extractor import FeatureExtractor
+from espnet_hjprune.nn.gated import gated_conv1d, gated_linear
 from espnet_hjprune.nn.gating import NO_GATES
 from espnet_hjprune.nn.masking import sample_spans
 from espnet_hjprune.nn.norms import FeatureNorm, normalize_utterances
@@ -262,3 +263,73 @@ def test_gradients_of_the_norm_over_kept_features(features, closed, seed, scale_
     expected = expected * value if scale_output else expected
     assert torch.allclose(run(*inputs), expected, rtol=0, atol=1e-9)
     assert torch.autograd.gradcheck(run, inputs)
+
+
+def scaled(x, weight, bias, gate):
+    """The product as autograd knows it."""
+    if weight.dim() == 2:
+        return F.linear(x, weight * gate, bias)
+    return F.conv1d(x, weight * gate[:, None], bias, (2,))
+
+
+def gated(x, weight, bias, gate):
+    if weight.dim() == 2:
+        return gated_linear(x, weight, bias, gate)
+    return gated_conv1d(x, weight, bias, (2,), gate)
+
+
+def operands(kind, rows, dtype=torch.double):
+    """Input, weight, bias and a gate of which one value is 0."""
+    shapes = {
+        "linear": [(2, rows, 5), (8, 5), (8,), (5,)],
+        "conv": [(2, 5, rows + 3), (8, 5, 3), (8,), (5,)],
+    }[kind]
+    tensors = [torch.randn(shape, dtype=dtype) for shape in shapes]
+    tensors[-1].abs_()[1] = 0.0
+    return [tensor.requires_grad_() for tensor in tensors]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 9])
+@pytest.mark.parametrize(("kind", "bias"), [("linear", True), ("conv", True), ("conv", False)])
+def test_products_with_gated_inputs(kind, bias, rows):
+    inputs = operands(kind, rows)
+    if not bias:
+        inputs[2] = None
+    expected = scaled(*inputs)
+    assert torch.allclose(gated(*inputs), expected, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(gated, tuple(inputs))
+    direction = torch.randn_like(expected)
+    leaves = [tensor for tensor in inputs if tensor is not None]
+    for actual, reference in zip(
+        torch.autograd.grad(gated(*inputs), leaves, direction),
+        torch.autograd.grad(expected, leaves, direction),
+        strict=True,
+    ):
+        assert torch.allclose(actual, reference, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [3, 9])
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_products_with_gated_inputs_in_half_precision(kind, rows):
+    inputs = operands(kind, rows, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, actual = scaled(*inputs), gated(*inputs)
+    assert actual.dtype == expected.dtype == torch.bfloat16
+    assert (actual - expected).abs().max() <= 0.05 * expected.abs().max()
+    for ours, reference in zip(
+        torch.autograd.grad(actual.float().square().sum(), inputs),
+        torch.autograd.grad(expected.float().square().sum(), inputs),
+        strict=True,
+    ):
+        assert ours.dtype == torch.float32
+        assert (ours - reference).abs().max() <= 0.05 * reference.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_products_with_gated_inputs_keep_nothing_of_their_own(kind):
+    inputs = operands(kind, 9)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        gated(*inputs)
+    given = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+    assert kept and {tensor.untyped_storage().data_ptr() for tensor in kept} <= given

@@ -7,17 +7,19 @@ from argparse import Namespace
 import pytest
 import torch
 import yaml
-from espnet_runs import NO_OTHER_PARTS
+from espnet_runs import NO_OTHER_PARTS, build_model, task_class, task_module
 from models import family_config, padded_batch, small_config
 
 import espnet_hjprune
 from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.compaction import (
-    build_model,
+    DEFAULT_MODELS,
+    TRAINING_PARTS,
+    GatedModel,
     compact_model,
     finetune_config,
-    task_module,
+    is_model_option,
 )
 from espnet_hjprune.espnet.frontend import HJPruneFrontend
 from espnet_hjprune.espnet.model import find_upstreams
@@ -388,7 +390,8 @@ def test_compaction_with_several_layers(asr, tmp_path, family, changes):
     model = build_model(asr, config).eval()
     upstream = randomise_gates(model)
     waves = [torch.randn(9000) * 0.1, torch.randn(7000) * 0.1]
-    compact = compact_model(asr, model, upstream, config, waves)
+    gated = GatedModel(config, model.state_dict(), "frontend.core", upstream)
+    compact = compact_model(gated, waves)
     assert compact.summary["max_abs_diff"] <= 1e-5
     again = build_model(asr, compact.config).eval()
     again.load_state_dict(compact.state)
@@ -480,10 +483,39 @@ def test_finetune_config_takes_dropout_from_the_base():
         "model": "espnet",
     }
     base = {"frontend": "x", "frontend_conf": {"dropout": {"hidden": 0.1}}, "max_epoch": 3}
-    merged = finetune_config(compact, base, task_module("asr"))
+    merged = finetune_config(compact, base)
     assert merged["frontend_conf"]["dropout"] == {"hidden": 0.1}
     assert merged["frontend_conf"]["frontend_conf"] == {"architecture": {}}
     assert merged["max_epoch"] == 3 and merged["frontend"] == "hj_prune"
+
+
+@pytest.mark.parametrize(
+    "task", ["asr", "slu", "st", "s2t", "s2t_ctc", "spk", "diar", "enh_s2t", "mt"]
+)
+def test_options_of_the_model_are_those_that_the_task_lets_choose(task):
+    module = task_module(task)
+    config = task_class(module).get_default_config()
+    choices = [choice.name for choice in task_class(module).class_choices_list]
+    parts = {name for name in choices if not TRAINING_PARTS.fullmatch(name)}
+    assert {name for name in choices if name not in parts} <= {
+        "specaug",
+        "diar_specaug",
+        "preprocessor",
+    }
+    expected = parts | {f"{name}_conf" for name in parts}
+    expected -= {"model_conf", "asr_model_conf", "st_model_conf", "diar_model_conf"}
+    expected |= {"input_size", "ctc_conf", "joint_net_conf", "joint_network_conf", "encoder_conf"}
+    found = {name for name in config if is_model_option(name, config)}
+    assert found == expected & set(config)
+
+
+@pytest.mark.parametrize(
+    "task", ["asr", "slu", "st", "s2t", "s2t_ctc", "mt", "hubert", "cls", "lid"]
+)
+def test_plain_models_of_the_tasks(task):
+    choices = getattr(task_module(task), "model_choices", None)
+    if choices is not None and "hj_prune" in choices.classes:
+        assert choices.default == DEFAULT_MODELS.get(task, "espnet")
 
 
 SPAWN = """

@@ -19,17 +19,18 @@ from espnet_runs import (
     LENGTHS,
     TOKENS,
     Corpus,
+    build_model,
     compact,
     make_corpus,
     prune_options,
     pruning_state,
+    task_module,
     train,
     utterances,
     write_table,
 )
 from recipe_runs import ROOT
 
-from espnet_hjprune.espnet.compaction import build_model, task_module
 from espnet_hjprune.espnet.model import ConstraintMixin
 
 SPEECH, TEXT = "wav.scp,speech,sound", "text,text,text_int"

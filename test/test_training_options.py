@@ -9,11 +9,13 @@ import torch
 from espnet_runs import (
     TOKENS,
     Corpus,
+    build_model,
     compact,
     last_epoch,
     make_corpus,
     prune_options,
     pruning_state,
+    task_module,
     train,
 )
 from models import small_config
@@ -21,7 +23,6 @@ from test_espnet_plugin import RNN, batch, encoder_form, options
 
 from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.compaction import build_model, task_module
 from espnet_hjprune.espnet.model import constrain, find_pruners
 from espnet_hjprune.espnet.options import check_options
 from espnet_hjprune.pruning import Pruner, PruningConfig

@@ -76,12 +76,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         compact_model,
         finetune_config,
         load_gated_model,
-        task_module,
     )
 
-    task = task_module(args.task)
-    model, upstream = load_gated_model(task, config, args.model_file)
-    result = compact_model(task, model, upstream, config, waves)
+    model = load_gated_model(config, args.model_file)
+    result = compact_model(model, waves, args.task)
 
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -90,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_text(output / "config.yaml", yaml.safe_dump(result.config, sort_keys=False))
     if finetune is not None:
         target = Path(args.finetune_output or output / "finetune.yaml")
-        text = yaml.safe_dump(finetune_config(result.config, finetune, task), sort_keys=False)
+        text = yaml.safe_dump(finetune_config(result.config, finetune), sort_keys=False)
         write_text(target, text)
     write_text(output / "summary.json", json.dumps(result.summary, indent=2) + "\n")
     summary = result.summary

@@ -1,36 +1,39 @@
-"""Turn a trained ESPnet model with gates into a smaller ESPnet model without."""
+"""Turn a trained ESPnet model with gates into a smaller ESPnet model without.
+
+Works on configuration and weights: importing a task of ESPnet takes longer than the compaction.
+"""
 
 from __future__ import annotations
 
-import argparse
 import copy
-import importlib
-import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.model import find_upstreams
-from espnet_hjprune.espnet.startup import import_lazily
+from espnet_hjprune.espnet.trained_upstream import build_upstream, read_weights
 from espnet_hjprune.espnet.upstream_module import SpeechUpstream
-from espnet_hjprune.model_dir import plugin_option, plugin_options, upstream_options
+from espnet_hjprune.model_dir import (
+    plugin_option,
+    plugin_options,
+    upstream_options,
+    upstream_path,
+)
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.compact import compact_encoder
 from espnet_hjprune.pruning.cost import config_counts, encoder_costs
 from espnet_hjprune.pruning.pruner import Pruner
 
-if TYPE_CHECKING:
-    from espnet2.tasks.abs_task import AbsTask
-
 # Options of a configuration that make up the model, beside the classes that the task lets choose.
 MODEL_OPTIONS = (
+    "model",
     "input_size",
     "encoder_conf",
     "ctc_conf",
@@ -55,9 +58,13 @@ SHARED_OPTIONS = (
     "src_token_list",
 )
 # Parts of a model that may be there when linear layers alone read the features.
-PLAIN_PARTS = {"frontend", "preencoder", "encoder", "decoder", "ctc"}
-# Choices that do not make up the model: what happens to the data in training.
-TRAINING_CHOICES = ("specaug", "preprocessor")
+PLAIN_PARTS = {"frontend", "normalize", "preencoder", "encoder", "decoder", "ctc"}
+# Options with a `_conf` that do not make up the model: optimisation, and what happens to the data.
+TRAINING_PARTS = re.compile(
+    r"(optim|scheduler)\d*|exclude_weight_decay|adapter|(\w+_)?specaug|preprocessor"
+)
+# The model that a task builds where the configuration does not choose one, if not `espnet`.
+DEFAULT_MODELS = {"hubert": "fairseq", "mt": "mt", "s2t_ctc": "espnet_ctc"}
 
 
 @dataclass
@@ -75,117 +82,83 @@ class CompactModel:
     summary: dict[str, Any]
 
 
-def task_module(task: str) -> ModuleType:
-    """Import ``espnet2.tasks.<task>``.
+@dataclass
+class GatedModel:
+    """A trained model with gates, of whatever task.
 
-    Raises:
-        HJPruneError: there is no such task.
+    Attributes:
+        config: its ESPnet configuration.
+        state: all of its weights.
+        path: where the upstream stands in it, such as ``frontend.core``.
+        upstream: the upstream with its gates.
     """
-    import_lazily()
-    try:
-        return importlib.import_module(f"espnet2.tasks.{task}")
-    except ModuleNotFoundError as error:
-        raise HJPruneError(f"ESPnet has no task {task}; --task takes asr, slu, st, ...") from error
+
+    config: dict[str, Any]
+    state: dict[str, torch.Tensor]
+    path: str
+    upstream: SpeechUpstream
 
 
-def task_class(task: ModuleType) -> type[AbsTask]:
-    """The task of an ``espnet2.tasks`` module."""
-    return next(
-        member
-        for _, member in inspect.getmembers(task, inspect.isclass)
-        if member.__module__ == task.__name__ and hasattr(member, "build_model")
-    )
-
-
-def build_model(task: ModuleType, config: Mapping[str, Any]) -> nn.Module:
-    """Build the model that an ESPnet configuration describes."""
-    return task_class(task).build_model(argparse.Namespace(**copy.deepcopy(dict(config))))
-
-
-def model_options(task: ModuleType) -> list[str]:
-    """Options of a task that make up the model."""
-    names = [choice.name for choice in task_class(task).class_choices_list]
-    chosen = [name for name in names if name not in TRAINING_CHOICES]
-    options = [*MODEL_OPTIONS, *chosen, *(f"{name}_conf" for name in chosen)]
-    return [name for name in options if name not in SHARED_OPTIONS]
-
-
-def gated_upstream(model: nn.Module) -> tuple[str, SpeechUpstream]:
-    """The upstream with gates and its module path."""
-    return next(item for item in find_upstreams(model).items() if item[1].pruner is not None)
-
-
-def load_gated_model(
-    task: ModuleType, config: Mapping[str, Any], model_file: str | Path
-) -> tuple[nn.Module, SpeechUpstream]:
-    """Build a gated model and load all of its weights.
+def load_gated_model(config: Mapping[str, Any], model_file: str | Path) -> GatedModel:
+    """Read a gated model; of its parts only the upstream is built, in evaluation mode.
 
     Raises:
         HJPruneError: there are no gates, the file is missing, or its weights do not fit.
     """
-    if not plugin_options(dict(config), "the training configuration").get("pruning"):
+    config = copy.deepcopy(dict(config))
+    source = "the training configuration"
+    if not plugin_options(config, source).get("pruning"):
         raise HJPruneError(
             "the training configuration has no pruning options; compaction needs a model that "
             "was trained with gates"
         )
-    if not Path(model_file).is_file():
-        raise HJPruneError(f"the model file {model_file} does not exist")
-    model = build_model(task, config).eval()
-    try:
-        state = torch.load(model_file, map_location="cpu", weights_only=False)
-        if "state_dict" in state:
-            # A checkpoint of Lightning, which holds the model as a part.
-            state = {n.removeprefix("model."): t for n, t in state["state_dict"].items()}
-        model.load_state_dict(state)
-    except Exception as error:
-        raise HJPruneError(
-            f"{model_file} does not hold the weights of the model that the training "
-            f"configuration describes ({' '.join(str(error).split())[:200]})"
-        ) from error
-    return model, gated_upstream(model)[1]
+    state = read_weights(model_file)
+    upstream = build_upstream(config, source, state, model_file).eval()
+    return GatedModel(config, state, upstream_path(state), upstream)
 
 
-def linear_readers(model: nn.Module, upstream: str) -> list[str] | None:
-    """Linear layers that alone read the features of the upstream at a module path.
+def is_model_option(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether an option makes up the model, of whatever task.
+
+    A part of the model is named by one option, and has its own options under that name with
+    ``_conf``; so do the optimiser and what happens to the data in training.
+    """
+    part = name.removesuffix("_conf")
+    if name in SHARED_OPTIONS or TRAINING_PARTS.fullmatch(part):
+        return False
+    return name in MODEL_OPTIONS or (part in config and f"{part}_conf" in config)
+
+
+def linear_readers(model: GatedModel) -> list[str] | None:
+    """Linear layers that alone read the features of the upstream.
 
     Returns:
         Their module paths;
         ``None`` when something else reads them too, which then needs the full width.
     """
-    from espnet2.asr.decoder.linear_decoder import LinearDecoder
-    from espnet2.asr.preencoder.linear import LinearProjection
-
-    def part(name: str) -> nn.Module | None:
-        return getattr(model, name, None)
-
-    trained = {
-        name for name, child in model.named_children() if any(True for _ in child.parameters())
-    }
-    if not trained <= PLAIN_PARTS:
+    config, path = model.config, model.path
+    parts = {name.split(".")[0] for name in model.state}
+    if not parts <= PLAIN_PARTS:
         return None
-    if upstream == "frontend.core":
-        if part("specaug") is not None or part("normalize") is not None:
+    if path == "frontend.core":
+        if config.get("specaug") or config.get("normalize"):
             return None
-        if isinstance(part("preencoder"), LinearProjection):
+        if config.get("preencoder") == "linear":
             return ["preencoder.linear_out"]
-        if part("preencoder") is not None or part("encoder") is not None:
+        if config.get("preencoder") or config.get("encoder"):
             return None
     readers = []
-    if isinstance(part("decoder"), LinearDecoder):
+    if "decoder" in parts:
+        if config.get("decoder") != "linear_decoder":
+            return None
         readers.append("decoder.linear_out")
-    elif part("decoder") is not None:
-        return None
-    if part("ctc") is not None:
+    if "ctc" in parts:
         readers.append("ctc.ctc_lo")
     return readers or None
 
 
 def compact_model(
-    task: ModuleType,
-    model: nn.Module,
-    upstream: SpeechUpstream,
-    config: Mapping[str, Any],
-    waves: Sequence[torch.Tensor],
+    model: GatedModel, waves: Sequence[torch.Tensor], task: str = "asr"
 ) -> CompactModel:
     """Remove closed units from the upstream and from what reads it.
 
@@ -193,15 +166,14 @@ def compact_model(
     to the full width, with zeros at the closed positions.
 
     Args:
-        task: the ESPnet task module.
-        model: gated model in evaluation mode; it is not changed.
-        upstream: its upstream.
-        config: its ESPnet configuration.
+        model: gated model; it is not changed.
         waves: utterances ``(samples,)`` on which the two models are compared.
+        task: its ESPnet task.
 
     Raises:
         HJPruneError: the target ramp has not finished, or the model gives other outputs.
     """
+    upstream, path = model.upstream, model.path
     pruner = upstream.pruner
     if pruner is None:
         raise ValueError("the upstream has no gates")
@@ -216,10 +188,9 @@ def compact_model(
             f"the target finished rising in step {pruner.constraint.ramp_steps}; compact a later "
             "epoch"
         )
-    path = gated_upstream(model)[0]
     encoder, kept = compact_encoder(upstream.encoder, pruner.evaluation_gates())
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    readers = linear_readers(model, path)
+    state = dict(model.state)
+    readers = linear_readers(model)
     # A model that scatters its output already goes on doing so.
     scatters = encoder.config.output_positions is not None
     if scatters:
@@ -230,26 +201,28 @@ def compact_model(
             encoder.config.output_positions = kept
         else:
             for reader in readers:
-                state[f"{reader}.weight"] = state[f"{reader}.weight"][:, kept]
+                state[f"{reader}.weight"] = state[f"{reader}.weight"][:, kept].contiguous()
     state = {
         name: tensor
         for name, tensor in state.items()
         if not name.startswith((f"{path}.encoder.", f"{path}.pruner."))
     }
     state |= {f"{path}.encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    new_config = compact_config(config, encoder.config, task)
+    config = compact_config(model.config, encoder.config, task)
     if "preencoder.linear_out" in (readers or []):
-        new_config["preencoder_conf"]["input_size"] = encoder.output_size
-    rebuilt = build_model(task, new_config).eval()
-    rebuilt.load_state_dict(state)
-    new_upstream = find_upstreams(rebuilt)[path]
-    summary = summarise(pruner, new_upstream.encoder)
-    summary |= compare(model, upstream, rebuilt, new_upstream, kept, readers or [], waves)
-    return CompactModel(new_config, state, summary)
+        config["preencoder_conf"]["input_size"] = encoder.output_size
+    rebuilt = build_upstream(config, "the compact model", state, "the compact model").eval()
+    layers = {
+        name: [(s[f"{name}.weight"], s[f"{name}.bias"]) for s in (model.state, state)]
+        for name in readers or []
+    }
+    summary = summarise(pruner, rebuilt.encoder)
+    summary |= compare(upstream, rebuilt, kept, layers, waves)
+    return CompactModel(config, state, summary)
 
 
 def compact_config(
-    config: Mapping[str, Any], architecture: EncoderConfig, task: ModuleType
+    config: Mapping[str, Any], architecture: EncoderConfig, task: str = "asr"
 ) -> dict[str, Any]:
     """The gated model's configuration with the compact architecture and without gates."""
     new = copy.deepcopy(dict(config))
@@ -260,14 +233,12 @@ def compact_config(
         options.pop(name, None)
     options["architecture"] = architecture.to_dict()
     if new.get("model") == "hj_prune":
-        new["model"] = task.model_choices.default
+        new["model"] = DEFAULT_MODELS.get(task, "espnet")
     new["init_param"] = []
     return new
 
 
-def finetune_config(
-    compact: Mapping[str, Any], base: Mapping[str, Any], task: ModuleType
-) -> dict[str, Any]:
+def finetune_config(compact: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """Training configuration ``base`` for the model of configuration ``compact``.
 
     Everything that makes up the model comes from ``compact``, what belongs to the model and to
@@ -275,8 +246,8 @@ def finetune_config(
     options, come from ``base``.
     """
     new = copy.deepcopy(dict(base))
-    for name in model_options(task):
-        if name in compact:
+    for name in compact:
+        if is_model_option(name, compact):
             new[name] = copy.deepcopy(compact[name])
     for name in SHARED_OPTIONS:
         if name in compact:
@@ -355,15 +326,20 @@ def layer_sizes(config: EncoderConfig) -> dict[str, Any]:
 
 @torch.no_grad()
 def compare(
-    gated: nn.Module,
-    gated_upstream: SpeechUpstream,
-    compact: nn.Module,
-    compact_upstream: SpeechUpstream,
+    gated: SpeechUpstream,
+    compact: SpeechUpstream,
     kept: Sequence[int],
-    readers: Sequence[str],
+    readers: Mapping[str, Sequence[tuple[torch.Tensor, torch.Tensor]]],
     waves: Sequence[torch.Tensor],
 ) -> dict[str, Any]:
-    """Compare gated and compact model on utterances alone and in a padded batch.
+    """Compare gated and compact upstream on utterances alone and in a padded batch.
+
+    Args:
+        gated: upstream with gates.
+        compact: the smaller one.
+        kept: the positions of its features in those of the gated one.
+        readers: by name, weight and bias of a linear layer before and after it was sliced.
+        waves: utterances ``(samples,)``.
 
     Returns:
         ``max_abs_diff`` of the upstream's features on valid frames; under ``readers``, for every
@@ -375,17 +351,17 @@ def compare(
     for batch in batches:
         padded = nn.utils.rnn.pad_sequence(batch, batch_first=True)
         lengths = torch.tensor([len(wave) for wave in batch])
-        full, frames = gated_upstream(padded, lengths)
-        small, small_frames = compact_upstream(padded, lengths)
+        full, frames = gated(padded, lengths)
+        small, small_frames = compact(padded, lengths)
         if not torch.equal(frames, small_frames):
             raise AssertionError("the compact model gives another number of frames")
         inside = torch.arange(full.shape[1]) < frames.unsqueeze(1)
         narrow = full if full.shape == small.shape else full[..., list(kept)]
         worst = max(worst, (narrow - small)[inside].abs().max().item())
         for name, found in outputs.items():
-            expected = gated.get_submodule(name)(full)[inside]
-            actual = compact.get_submodule(name)(small)[inside]
-            difference = (expected - actual).abs().max().item()
+            before, after = readers[name]
+            expected = F.linear(full, *before)[inside]
+            difference = (expected - F.linear(small, *after)[inside]).abs().max().item()
             found["max_abs_diff"] = max(found["max_abs_diff"], difference)
             found["max_abs"] = max(found["max_abs"], expected.abs().max().item())
     return {"max_abs_diff": worst, "readers": outputs}

@@ -14,8 +14,9 @@ from torch import nn
 
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.trained_upstream import build_upstream, read_weights
 from espnet_hjprune.espnet.upstream_module import SpeechUpstream
-from espnet_hjprune.model_dir import plugin_option, plugin_options, upstream_weights
+from espnet_hjprune.model_dir import plugin_option
 
 # Labels of a classifier lack <blank> and <unk>, which come first in a token list.
 FIRST_LABEL = 2
@@ -104,8 +105,8 @@ def load_recogniser(train_config: str | Path, model_file: str | Path) -> Recogni
     config = read_config(train_config)
     option = plugin_option(config, train_config)
     pooling = _check_parts(config, option, train_config)
-    state = _read_state(model_file)
-    upstream = _build_upstream(config, train_config, state, model_file)
+    state = read_weights(model_file)
+    upstream = build_upstream(config, train_config, state, model_file)
     projection = None
     if config.get("preencoder"):
         projection = _linear(state, "preencoder.linear_out", model_file)
@@ -129,41 +130,7 @@ def load_upstream(train_config: str | Path, model_file: str | Path) -> SpeechUps
         HJPruneError: a file is missing, or weights do not fit.
     """
     config = read_config(train_config)
-    return _build_upstream(config, train_config, _read_state(model_file), model_file).eval()
-
-
-def _read_state(model_file: str | Path) -> dict[str, torch.Tensor]:
-    if not Path(model_file).is_file():
-        raise HJPruneError(f"the model file {model_file} does not exist")
-    try:
-        state = torch.load(model_file, map_location="cpu", weights_only=True)
-        return {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
-    except Exception as error:
-        raise HJPruneError(
-            f"{model_file} is no file of weights ({' '.join(str(error).split())[:200]})"
-        ) from error
-
-
-def _build_upstream(
-    config: dict[str, Any],
-    train_config: str | Path,
-    state: Mapping[str, torch.Tensor],
-    model_file: str | Path,
-) -> SpeechUpstream:
-    option = plugin_option(config, train_config)
-    conf = dict(plugin_options(config, train_config))
-    conf.pop("fs", None)
-    if option.endswith("frontend"):
-        conf["upstream_conf"] = conf.pop("frontend_conf", None)
-    upstream = SpeechUpstream(**conf)
-    try:
-        upstream.load_state_dict(upstream_weights(state))
-    except RuntimeError as error:
-        raise HJPruneError(
-            f"{model_file} does not hold the weights of the model that {train_config} describes "
-            f"({' '.join(str(error).split())[:200]})"
-        ) from error
-    return upstream
+    return build_upstream(config, train_config, read_weights(model_file), model_file).eval()
 
 
 def _check_parts(config: Mapping[str, Any], option: str, source: str | Path) -> str | None:

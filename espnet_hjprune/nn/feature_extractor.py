@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from espnet_hjprune.nn.activation import gelu
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.export_mode import is_exporting
-from espnet_hjprune.nn.gating import GateValues, scale
+from espnet_hjprune.nn.gated import gated_conv1d
+from espnet_hjprune.nn.gating import GateValues
 from espnet_hjprune.nn.norms import FeatureNorm, channel_norm, group_norm_per_channel
 
 # On the CPU the first layers, whose outputs are large, are computed together in blocks of so many
@@ -51,8 +51,8 @@ class ConvLayer(nn.Module):
         gate only tells the norm which channels exist, its value acts in the layer above.
         """
         below = gates.conv_layer(index - 1) if index > 0 else None
-        weight = scale(self.conv.weight, below.value if below else None, 1)
-        x = F.conv1d(x, weight, self.conv.bias, self.conv.stride)
+        gate = below.value if below else None
+        x = gated_conv1d(x, self.conv.weight, self.conv.bias, self.conv.stride, gate)
         if isinstance(self.norm, FeatureNorm):
             x = channel_norm(self.norm, x, gates.conv_layer(index))
         elif self.norm is not None:

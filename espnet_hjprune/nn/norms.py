@@ -74,14 +74,14 @@ class _KeptNorm(torch.autograd.Function):
         x, share, weight, mean, rstd = ctx.saved_tensors
         grad = grad.to(share.dtype)
         normed = (x.to(share.dtype) - mean).mul_(rstd)
-        rows = grad.flatten(0, -2)
-        bias_grad = rows.sum(0)
-        weight_grad = (rows * normed.flatten(0, -2)).sum(0)
-        inner = grad * weight
-        first = inner.sum(-1, keepdim=True)
-        second = (inner * normed).sum(-1, keepdim=True)
-        # d loss / d x = rstd * (inner - share * (sum of inner + n * sum of inner * n))
-        x_grad = inner.sub_(normed.mul_(second).add_(first).mul_(share)).mul_(rstd)
+        product = grad * normed
+        bias_grad = grad.flatten(0, -2).sum(0)
+        weight_grad = product.flatten(0, -2).sum(0)
+        first = (grad @ weight).unsqueeze(-1)
+        second = (product @ weight).unsqueeze(-1)
+        # With g = grad * weight: x_grad = rstd * (g - share * (sum of g + n * sum of g n)).
+        common = torch.addcmul(first, normed, second, out=normed)
+        x_grad = torch.mul(grad, weight, out=product).addcmul_(common, share, value=-1).mul_(rstd)
         return x_grad.to(x.dtype), None, weight_grad, bias_grad, None
 
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig
 from espnet_hjprune.nn.export_mode import has_plain_attention, is_exporting
-from espnet_hjprune.nn.gating import FeatureGate, GateValues, scale
+from espnet_hjprune.nn.gated import gated_linear
+from espnet_hjprune.nn.gating import FeatureGate, GateValues
 from espnet_hjprune.nn.norms import FeatureNorm
 from espnet_hjprune.nn.relative import BiasGate, RelativeBias
 
@@ -92,10 +93,9 @@ class SelfAttention(nn.Module):
             # Where the graph runs, the attention may lay out its result otherwise than here.
             context = context.clone(memory_format=torch.contiguous_format)
         context = context.reshape(batch, time, self.heads * self.head_dim)
-        weight = self.out.weight
         if gate is not None:
-            weight = scale(weight, gate.repeat_interleave(self.head_dim), 1)
-        return F.linear(context, weight, self.out.bias)
+            gate = gate.repeat_interleave(self.head_dim)
+        return gated_linear(context, self.out.weight, self.out.bias, gate)
 
 
 def attend(
@@ -134,7 +134,7 @@ class FeedForward(nn.Module):
             return self.fc2.bias.expand(*x.shape[:-1], -1)
         x = self.activation(self.fc1(x))
         x = F.dropout(x, self.dropout, self.training)
-        return F.linear(x, scale(self.fc2.weight, gate, 1), self.fc2.bias)
+        return gated_linear(x, self.fc2.weight, self.fc2.bias, gate)
 
 
 class TransformerLayer(nn.Module):
