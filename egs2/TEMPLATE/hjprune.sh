@@ -47,6 +47,7 @@ criterion=macs          # macs, size or sepsize
 target_sparsity=        # share to remove; "cnn=X transformer=Y" for sepsize; empty: as configured
 units=                  # gated units, such as "head ffn hidden"; empty: as configured
 ramp_epochs=5           # epochs over which the target rises
+seed=                   # seed of stages 4 and 6; empty: as configured
 
 # Training, decoding and scoring
 finetune_config=conf/tuning/train_finetune.yaml     # stage 3
@@ -63,6 +64,7 @@ inference_config=       # options of decoding; empty: conf/decode_<decoder>.yaml
 inference_args=         # more of them, after the configuration
 score_types="wer cer"   # what sclite counts; ter is added for bpe
 metric=wer              # figure of the result table: wer or accuracy
+results_copy=           # another file for the figures of stage 7, beside results.json
 
 option_names=$(sed -n '/^# General/,/^option_names/s/^\([a-z_]*\)=.*/\1/p' "${BASH_SOURCE[0]}" |
     grep -v '^option_names$' | tr '\n' ' ')
@@ -81,7 +83,7 @@ check_options() {
         status=2 die "--stage and --stop_stage are 1 to 7 in this order, not '${stage}' and" \
             "'${stop_stage}'"
     local name
-    for name in ngpu ramp_epochs mini_pretrain_epochs; do
+    for name in ngpu ramp_epochs mini_pretrain_epochs ${seed:+seed}; do
         [[ ${!name} =~ ^[0-9]+$ ]] || status=2 die "--${name} is a whole number, not '${!name}'"
     done
     for name in num_nodes nj inference_nj nbpe; do
@@ -216,6 +218,11 @@ method=$(name_of "${prune_config}")
 method=${method#prune_}_${target_sparsity//[= ]/_}
 if [ -n "${units}" ]; then
     method=${units// /_}_${method}
+fi
+seed_args=()
+if [ -n "${seed}" ]; then
+    method=${method}_seed${seed}
+    seed_args=(--seed "${seed}")
 fi
 finetune_exp=${expdir}/${task}_$(name_of "${finetune_config}")_${upstream_tag}_${dataset_tag}
 prune_exp=${expdir}/${task}_prune_${method}_${upstream_tag}_${dataset_tag}
@@ -705,7 +712,7 @@ stage_4() {
         args+=(--frontend_conf "pruning.units=[${units// /, }]")
     fi
     # shellcheck disable=SC2206 # options that the user gives as words
-    args+=(${prune_args})
+    args+=(${seed_args[@]+"${seed_args[@]}"} ${prune_args})
     if unfinished "${prune_exp}" "${args[*]}" "${ramp_epochs}" \
         "$(checksum "${prune_config}" "${finetune_exp}/.done")"; then
         train "stage 4: gated pruning" "${prune_exp}" "${prune_config}" "${args[@]}"
@@ -736,7 +743,8 @@ stage_5() {
 stage_6() {
     need "${compact_dir}/.done" "run stage 5 first"
     # shellcheck disable=SC2206 # options that the user gives as words
-    local args=(--init_param "${compact_dir}/model.pth" ${compact_args})
+    local args=(--init_param "${compact_dir}/model.pth" ${seed_args[@]+"${seed_args[@]}"}
+        ${compact_args})
     if unfinished "${compact_exp}" "${args[*]}" \
         "$(checksum "${compact_dir}/finetune.yaml" "${compact_dir}/.done")"; then
         train "stage 6: final fine-tuning" "${compact_exp}" "${compact_dir}/finetune.yaml" \
@@ -771,6 +779,7 @@ stage_7() {
     fi
     # shellcheck disable=SC2086 # test sets are words
     ${python} -m espnet_hjprune.bin.report --output "${compact_exp}/RESULTS.md" \
+        --json "${compact_exp}/results.json" ${results_copy:+"${results_copy}"} \
         --prune_exp "${prune_exp}" --summary "${compact_dir}/summary.json" \
         --model "unpruned=${finetune_exp}" \
         --model "auto=${compact_exp}" \

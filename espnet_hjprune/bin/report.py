@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.recipe.datadir import write_text
+from espnet_hjprune.report.record import result_record
 from espnet_hjprune.report.results import (
     METRICS,
     Image,
@@ -53,6 +55,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", choices=list(METRICS), default="wer", help="for the table")
     parser.add_argument(
         "--data_dir", type=Path, help="has SET/text with the true labels; for --metric accuracy"
+    )
+    parser.add_argument(
+        "--json", nargs="+", default=[], type=Path, help="files for the same figures as JSON"
     )
     parser.add_argument("--title", default="RESULTS", help="headline of RESULTS.md")
     return parser
@@ -133,6 +138,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = project_table(models, metric, float(summaries[0].get("seconds", 10.0)))
     text = render(args.title, models, table, images, args.output)
     write_text(args.output, text)
+    for path in args.json:
+        record = result_record(args.title, models, summaries, metric)
+        write_text(path, json.dumps(record, indent=2) + "\n")
     print(plain_table(table), end="")
     for image in images:
         logging.info("wrote %s", image.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
 from pathlib import Path
@@ -10,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.report.drawing import (
+    COLOURS,
+    EMPTY,
+    INK,
+    MUTED,
+    OUTLINE,
+    STYLE,
+    new_figure,
+    save,
+)
 from espnet_hjprune.report.results import method_name
 from espnet_hjprune.report.training_log import TrainingLog
 
@@ -24,33 +31,6 @@ if TYPE_CHECKING:
 
     from espnet_hjprune.report.confusion import Confusion
 
-_INK = "#1f2933"
-_MUTED = "#66717d"
-_OUTLINE = "#b4bec9"
-_EMPTY = "#f3f5f8"
-_COLOURS = ("#2367ae", "#d9702a", "#2f8f6b", "#8a4fa3")
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _OUTLINE,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 9,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#e4e8ed",
-    "grid.linewidth": 0.8,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-}
 # Of the numbers on the bars, in points; the panel's height only decides where a number fits.
 _NUMBER_SIZE = 7.5
 _DIGIT_WIDTH = 0.64 * _NUMBER_SIZE
@@ -58,29 +38,13 @@ _PANEL_HEIGHT = 150.0
 _BAR = 0.8
 
 
-def _new_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.03, hspace=0.05)
-    return figure
-
-
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", facecolor="white")
-    os.replace(temporary, path)
-    return path
-
-
 def _draw_layers(
     axes: Axes, what: str, kept: Sequence[int], dense: Sequence[int], slot: float
 ) -> None:
     """Draw one panel of the architecture; ``slot`` is the width of a layer in points."""
     layers = range(1, len(kept) + 1)
-    axes.bar(layers, dense, _BAR, color=_EMPTY, edgecolor=_OUTLINE, linewidth=0.9)
-    axes.bar(layers, kept, _BAR, color=_COLOURS[0])
+    axes.bar(layers, dense, _BAR, color=EMPTY, edgecolor=OUTLINE, linewidth=0.9)
+    axes.bar(layers, kept, _BAR, color=COLOURS[0])
     top = 1.04 * max(dense)
     length = max(len(str(size)) for size in kept) * _DIGIT_WIDTH
     upright = length <= _BAR * slot
@@ -97,7 +61,7 @@ def _draw_layers(
             va="top" if inside else "bottom",
             rotation=0 if upright else 90,
             fontsize=_NUMBER_SIZE,
-            color="white" if inside else _INK,
+            color="white" if inside else INK,
         )
     axes.set_ylim(0, top)
     axes.set_xlim(0.3, len(kept) + 0.7)
@@ -138,10 +102,10 @@ def plot_architecture(summary: Mapping[str, Any], path: str | Path) -> Path:
         width += f" of {hidden[1]}"
     actual, full = summary["actual"], summary["dense"]
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         n_layers = [max(len(kept), 6) for _, kept, _ in panels]
         inches = min(max(0.42 * sum(n_layers), 9.0), 20.0)
-        figure = _new_figure(inches, 3.6)
+        figure = new_figure(inches, 3.6)
         axes = figure.subplots(1, 3, gridspec_kw={"width_ratios": n_layers})
         for axis, panel in zip(axes, panels, strict=True):
             slot = 72 * 0.85 * inches * max(len(panel[1]), 6) / sum(n_layers) / len(panel[1])
@@ -155,7 +119,7 @@ def plot_architecture(summary: Mapping[str, Any], path: str | Path) -> Path:
             x=0.01,
             ha="left",
         )
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def _constraints(log: TrainingLog) -> list[str]:
@@ -185,10 +149,10 @@ def plot_pruning(log: TrainingLog, title: str, path: str | Path) -> Path:
             "the training log has no 'sparsity'; give --prune_exp the directory of stage 4"
         )
     valid = [name for name in ("wer", "cer", "cer_ctc", "acc") if name in log.names("valid")]
-    with matplotlib.rc_context(_STYLE):
-        figure = _new_figure(10.0, 6.4)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(10.0, 6.4)
         (sparse, multiplier), (loss, quality) = figure.subplots(2, 2, sharex=True)
-        for suffix, colour in zip(constraints, _COLOURS, strict=False):
+        for suffix, colour in zip(constraints, COLOURS, strict=False):
             part = suffix.replace("_", " ")
             x, y = log.train_series(f"target_sparsity{suffix}")
             sparse.plot(x, [100 * v for v in y], "--", color=colour, lw=1.2, label=f"target{part}")
@@ -200,9 +164,9 @@ def plot_pruning(log: TrainingLog, title: str, path: str | Path) -> Path:
         sparse.set_title("expected sparsity (%)")
         sparse.set_ylim(bottom=0)
         multiplier.set_title("Lagrange multipliers")
-        multiplier.axhline(0, color=_OUTLINE, lw=0.8, zorder=1)
-        loss.plot(*log.epoch_series("valid", "loss"), "o-", ms=4, color=_COLOURS[0], label="valid")
-        loss.plot(*log.epoch_series("train", "loss"), color=_OUTLINE, label="train")
+        multiplier.axhline(0, color=OUTLINE, lw=0.8, zorder=1)
+        loss.plot(*log.epoch_series("valid", "loss"), "o-", ms=4, color=COLOURS[0], label="valid")
+        loss.plot(*log.epoch_series("train", "loss"), color=OUTLINE, label="train")
         loss.set_title("loss")
         labels = {
             "wer": "WER",
@@ -210,7 +174,7 @@ def plot_pruning(log: TrainingLog, title: str, path: str | Path) -> Path:
             "cer_ctc": "CER (greedy CTC)",
             "acc": "accuracy",
         }
-        for name, colour in zip(valid, _COLOURS, strict=False):
+        for name, colour in zip(valid, COLOURS, strict=False):
             x, y = log.epoch_series("valid", name)
             quality.plot(x, [100 * v for v in y], "o-", ms=4, color=colour, label=labels[name])
         quality.set_title("validation (%)")
@@ -223,7 +187,7 @@ def plot_pruning(log: TrainingLog, title: str, path: str | Path) -> Path:
         loss.set_xlabel("epoch")
         quality.set_xlabel("epoch")
         figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def plot_tradeoff(
@@ -243,11 +207,11 @@ def plot_tradeoff(
     """
     points = sorted(points, key=lambda point: point[1])
     x = [100 * removed for _, removed, _ in points]
-    with matplotlib.rc_context(_STYLE):
-        figure = _new_figure(6.4, 4.2)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(6.4, 4.2)
         axes = figure.subplots()
         test_sets = list(points[0][2])
-        for test_set, colour in zip(test_sets, cycle(_COLOURS), strict=False):
+        for test_set, colour in zip(test_sets, cycle(COLOURS), strict=False):
             y = [values[test_set] for _, _, values in points]
             axes.plot(x, y, "o-", color=colour, ms=7, mec="white", mew=1.2)
         axes.margins(x=0.12, y=0.3)
@@ -273,7 +237,7 @@ def plot_tradeoff(
                 textcoords="offset points",
                 ha="center",
                 fontsize=8.5,
-                color=_MUTED,
+                color=MUTED,
             )
         low, high = axes.get_ylim()
         lowest = low
@@ -287,13 +251,13 @@ def plot_tradeoff(
                 (10, 0),
                 textcoords="offset points",
                 va="center",
-                color=_COLOURS[test_sets.index(test_set) % len(_COLOURS)],
+                color=COLOURS[test_sets.index(test_set) % len(COLOURS)],
                 fontweight="bold",
             )
         axes.set_title(f"{metric} (%)", pad=10)
         axes.set_xlabel("MACs removed (%)")
         figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
@@ -316,8 +280,8 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
     }
     cell = 0.24 if size > 24 else 0.34
     longest = max(map(len, labels)) * 0.066
-    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
-        figure = _new_figure(
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = new_figure(
             max(size * cell + longest + 0.7, 6.0), max(size * cell + longest + 1.2, 3.6)
         )
         axes = figure.subplots()
@@ -334,11 +298,11 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
                 ha="center",
                 va="center",
                 fontsize=6 if size > 24 else 7.5,
-                color="white" if share > 0.5 else _INK,
+                color="white" if share > 0.5 else INK,
             )
         for before, after in pairwise(range(size)):
             same = labels[before].split("_")[0] == labels[after].split("_")[0]
-            line = {"color": "#eef1f4" if same else _OUTLINE, "lw": 0.6, "zorder": 0.5}
+            line = {"color": "#eef1f4" if same else OUTLINE, "lw": 0.6, "zorder": 0.5}
             axes.axhline(before + 0.5, **line)
             axes.axvline(before + 0.5, **line)
         axes.set_xlim(-0.5, size - 0.5)
@@ -347,12 +311,12 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
         axes.spines[["top", "right"]].set_visible(True)
         axes.set_xticks(range(size), labels, rotation=90, fontsize=7.5)
         axes.set_yticks(range(size), [f"{label}  {rows[label]}" for label in labels], fontsize=7.5)
-        axes.tick_params(length=0, labelcolor=_INK)
+        axes.tick_params(length=0, labelcolor=INK)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true, with the number of utterances")
         axes.set_title("share of a row's utterances (%)")
         figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
@@ -367,12 +331,12 @@ def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
     """
     machine, rows = result["machine"], result["rows"]
     settings = list(dict.fromkeys((row["batch"], row["seconds"]) for row in rows))
-    with matplotlib.rc_context(_STYLE):
-        figure = _new_figure(6.4, 4.8)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(6.4, 4.8)
         axes = figure.subplots()
         for number, setting in enumerate(settings):
-            colour = _COLOURS[number % len(_COLOURS)]
-            mark = "osD^v"[number // len(_COLOURS) % 5]
+            colour = COLOURS[number % len(COLOURS)]
+            mark = "osD^v"[number // len(COLOURS) % 5]
             mine = [row for row in rows if (row["batch"], row["seconds"]) == setting]
             x = [row["mac_reduction"] for row in mine]
             y = [row["speed_up"] for row in mine]
@@ -389,10 +353,10 @@ def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
                     textcoords="offset points",
                     ha="right",
                     fontsize=8.5,
-                    color=_MUTED,
+                    color=MUTED,
                 )
         top = 1.12 * max(max(row["mac_reduction"], row["speed_up"]) for row in rows)
-        axes.plot([0.6, top], [0.6, top], "--", color=_OUTLINE, lw=1.2, zorder=1)
+        axes.plot([0.6, top], [0.6, top], "--", color=OUTLINE, lw=1.2, zorder=1)
         axes.set_xlim(min(0.6, 0.9 * min(row["mac_reduction"] for row in rows)), top)
         axes.set_ylim(min(0.8, 0.95 * min(row["speed_up"] for row in rows)), top)
         axes.set_xlabel("MAC reduction (times)")
@@ -405,4 +369,4 @@ def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
             x=0.01,
             ha="left",
         )
-        return _save(figure, path)
+        return save(figure, path)

@@ -1,0 +1,53 @@
+"""results.json: the figures of RESULTS.md for programs to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from espnet_hjprune.report.results import Metric, Model, environment
+
+METHOD_KEYS = ("criterion", "units", "target_sparsity", "layers")
+
+
+def result_record(
+    title: str, models: Sequence[Model], summaries: Sequence[Mapping[str, Any]], metric: Metric
+) -> dict[str, Any]:
+    """Collect the figures of decoded models.
+
+    Args:
+        title: headline.
+        models: the unpruned model, then one for each summary.
+        summaries: what ``summary.json`` of each compaction holds.
+        metric: figure of merit.
+
+    Returns:
+        ``metric``, ``environment`` and, under ``models``, for each of them cost, counts of errors
+        by type and set, ``values`` of the metric by set and, unless it is the unpruned model,
+        method and sizes of the layers.
+    """
+    entries = []
+    for model, summary in zip(models, [None, *summaries], strict=True):
+        entry: dict[str, Any] = {
+            "name": model.name,
+            "macs": model.macs,
+            "params": model.params,
+            "macs_removed": model.macs_removed,
+            "real_time_factor": model.decoding.real_time_factor,
+            "scores": {
+                kind: {name: asdict(counts) for name, counts in scores.items()}
+                for kind, scores in model.scores.items()
+            },
+            "values": {name: metric.value(counts) for name, counts in model.scores["wer"].items()},
+        }
+        if summary is not None:
+            entry |= {key: summary[key] for key in METHOD_KEYS if key in summary}
+        entries.append(entry)
+    return {
+        "title": title,
+        "seconds": float(summaries[0].get("seconds", 10.0)),
+        "metric": {"name": metric.name, "higher_is_better": metric.higher_is_better},
+        "environment": dict(environment()),
+        "models": entries,
+    }

@@ -1,0 +1,216 @@
+"""The finished points of a sweep as data for tables and figures."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from espnet_hjprune.errors import HJPruneError
+
+
+@dataclass(frozen=True)
+class SweptModel:
+    """One decoded model of a sweep.
+
+    Attributes:
+        upstream: its name in the sweep.
+        method: its name in the sweep; ``unpruned`` for what was pruned.
+        target: share to remove, a number or ``cnn=X transformer=Y``; empty if unpruned.
+        macs: multiply-accumulates of the speech encoder.
+        params: parameters of the speech encoder.
+        macs_removed: share of the MACs.
+        values: the metric in percent by test set.
+        layers: units by kind and layer; empty if unpruned.
+    """
+
+    upstream: str
+    method: str
+    target: str
+    macs: float
+    params: float
+    macs_removed: float
+    values: Mapping[str, float]
+    layers: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SweptGroup:
+    """Models that differ in their seed only, or the unpruned model.
+
+    Attributes:
+        models: the models.
+    """
+
+    models: tuple[SweptModel, ...]
+
+    @property
+    def method(self) -> str:
+        """Name of their method."""
+        return self.models[0].method
+
+    @property
+    def target(self) -> str:
+        """Their target."""
+        return self.models[0].target
+
+    @property
+    def macs_removed(self) -> float:
+        """Mean share of MACs removed."""
+        return statistics.fmean(model.macs_removed for model in self.models)
+
+    @property
+    def macs(self) -> float:
+        """Mean MACs."""
+        return statistics.fmean(model.macs for model in self.models)
+
+    @property
+    def params(self) -> float:
+        """Mean parameters."""
+        return statistics.fmean(model.params for model in self.models)
+
+    def values(self, test_set: str) -> list[float]:
+        """The metric of every model on a set."""
+        return [model.values[test_set] for model in self.models]
+
+    def mean(self, test_set: str) -> float:
+        """Mean of the metric on a set."""
+        return statistics.fmean(self.values(test_set))
+
+    def deviation(self, test_set: str) -> float:
+        """Sample standard deviation of the metric on a set; 0 for one model."""
+        values = self.values(test_set)
+        return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """All finished points of a sweep.
+
+    Attributes:
+        metric: name of the metric.
+        higher_is_better: its direction.
+        seconds: length of audio that MACs are counted for.
+        unpruned: what was pruned, by upstream. The models of one upstream are one and the same
+            where all points were run on one machine.
+        points: groups of pruned models by upstream, in the order of methods and targets.
+    """
+
+    metric: str
+    higher_is_better: bool
+    seconds: float
+    unpruned: Mapping[str, SweptGroup]
+    points: Mapping[str, list[SweptGroup]]
+
+    @property
+    def upstreams(self) -> list[str]:
+        """Names of the upstreams."""
+        return list(self.points)
+
+    @property
+    def test_sets(self) -> list[str]:
+        """Names of the test sets."""
+        return list(next(iter(self.unpruned.values())).models[0].values)
+
+    def methods(self, upstream: str) -> list[str]:
+        """Methods that an upstream was pruned by."""
+        return list(dict.fromkeys(group.method for group in self.points[upstream]))
+
+    def of_method(self, upstream: str, method: str) -> list[SweptGroup]:
+        """Groups of a method by falling MACs."""
+        groups = [group for group in self.points[upstream] if group.method == method]
+        return sorted(groups, key=lambda group: -group.macs)
+
+
+def read_swept_models(results: Iterable[tuple[str, str, Path]]) -> SweepRecord:
+    """Read the ``results.json`` of points.
+
+    Args:
+        results: method, upstream and file of every point.
+
+    Raises:
+        HJPruneError: a file is missing or incomplete, or metrics or test sets differ.
+    """
+    unpruned: dict[str, list[SweptModel]] = {}
+    pruned: dict[str, dict[tuple[str, str], list[SweptModel]]] = {}
+    kinds: set[tuple[str, bool, float, tuple[str, ...]]] = set()
+    for method, upstream, path in results:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            dense, compact = record["models"]
+            metric = record["metric"]
+            kinds.add(
+                (
+                    metric["name"],
+                    metric["higher_is_better"],
+                    record["seconds"],
+                    tuple(compact["values"]),
+                )
+            )
+            unpruned.setdefault(upstream, []).append(_model(dense, upstream, "unpruned", ""))
+            target = _target(compact["target_sparsity"])
+            groups = pruned.setdefault(upstream, {})
+            groups.setdefault((method, target), []).append(
+                _model(compact, upstream, method, target)
+            )
+        except FileNotFoundError:
+            raise HJPruneError(f"{path} does not exist; run stage 7 of this point") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise HJPruneError(
+                f"{path} is no results.json of stage 7 ({error!r}); remove it and run the sweep "
+                "again"
+            ) from None
+    if len(kinds) > 1:
+        raise HJPruneError(
+            "the points of the sweep have other metrics or test sets than one another; remove "
+            "those that were made before these options changed"
+        )
+    ((name, higher, seconds, _),) = kinds
+    return SweepRecord(
+        metric=name,
+        higher_is_better=higher,
+        seconds=seconds,
+        unpruned={key: SweptGroup(_distinct(models)) for key, models in unpruned.items()},
+        points={
+            upstream: [SweptGroup(tuple(models)) for models in groups.values()]
+            for upstream, groups in pruned.items()
+        },
+    )
+
+
+def _model(entry: Mapping[str, Any], upstream: str, method: str, target: str) -> SweptModel:
+    return SweptModel(
+        upstream=upstream,
+        method=method,
+        target=target,
+        macs=entry["macs"],
+        params=entry["params"],
+        macs_removed=entry["macs_removed"],
+        values=entry["values"],
+        layers=entry.get("layers", {}),
+    )
+
+
+def _target(target: float | Mapping[str, float]) -> str:
+    if isinstance(target, Mapping):
+        return " ".join(f"{part}={share:g}" for part, share in target.items())
+    return f"{target:g}"
+
+
+def _distinct(models: Sequence[SweptModel]) -> tuple[SweptModel, ...]:
+    """One model for each different result."""
+    return tuple({tuple(model.values.items()): model for model in models}.values())
+
+
+def pareto_front(groups: Sequence[SweptGroup], test_set: str, higher: bool) -> list[SweptGroup]:
+    """Groups that no other one beats in MACs and metric, by rising MACs."""
+    front: list[SweptGroup] = []
+    for group in sorted(groups, key=lambda g: (g.macs, -g.mean(test_set) * (1 if higher else -1))):
+        best = front[-1].mean(test_set) if front else None
+        value = group.mean(test_set)
+        if best is None or (value > best if higher else value < best):
+            front.append(group)
+    return front

@@ -1,0 +1,191 @@
+"""What a sweep runs: grids of methods, targets, upstreams and seeds."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from espnet_hjprune.config_file import read_config
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.nn.config import build_dataclass
+
+LAUNCHERS = ("local", "slurm")
+# What the sweep itself says to the recipe.
+OWN_OPTIONS = ("stage", "stop_stage", "target_sparsity", "seed", "results_copy")
+
+
+@dataclass
+class Grid:
+    """Every method with every target, upstream and seed.
+
+    Attributes:
+        methods: names of the sweep's methods.
+        targets: shares to remove; for ``sepsize`` such as ``cnn=0.5 transformer=0.3``.
+        upstreams: names of the sweep's upstreams; empty for all.
+        seeds: seeds of pruning and final fine-tuning; empty for the configured one.
+    """
+
+    methods: list[str]
+    targets: list[float | str]
+    upstreams: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One pruned model of a sweep.
+
+    Attributes:
+        method: its name in the sweep.
+        target: share to remove, as the recipe's option ``target_sparsity``.
+        upstream: its name in the sweep.
+        seed: of pruning and final fine-tuning; ``None`` for the configured one.
+        options: options of the recipe.
+    """
+
+    method: str
+    target: str
+    upstream: str
+    seed: int | None
+    options: tuple[tuple[str, str], ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the point, also that of its directory."""
+        parts = [self.upstream, self.method, re.sub(r"[= ]", "_", self.target)]
+        return "-".join(parts if self.seed is None else [*parts, f"seed{self.seed}"])
+
+
+@dataclass
+class SweepConfig:
+    """A sweep.
+
+    Attributes:
+        name: of the sweep; its directory is ``exp/sweep_<name>`` beside the recipe.
+        grids: what is run, each combination once.
+        methods: options of the recipe for every method.
+        upstreams: options of the recipe for every upstream; empty for the recipe's own.
+        options: options of the recipe for all points.
+        recipe: the recipe's script; relative to the working directory.
+        launcher: ``local``, or ``slurm`` for jobs of a cluster.
+        parallel: points that run at once.
+        slurm: parameters of the jobs, as submitit names them, such as ``slurm_partition``.
+    """
+
+    name: str
+    grids: list[Grid]
+    methods: dict[str, dict[str, Any]]
+    upstreams: dict[str, dict[str, Any]] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    recipe: str = "run.sh"
+    launcher: str = "local"
+    parallel: int = 1
+    slurm: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str | Path) -> SweepConfig:
+        """Read a sweep from a YAML file.
+
+        Raises:
+            HJPruneError: the file is missing or no sweep, with what is wrong in it.
+        """
+        values = read_config(path)
+        for name in ("name", "grids", "methods"):
+            if not values.get(name):
+                raise HJPruneError(f"{path} has no {name}")
+        config = build_dataclass(cls, values, str(path))
+        for name in ("methods", "upstreams"):
+            _check_named_options(getattr(config, name), f"{path}: {name}")
+        _check_options(config.options, f"{path}: options")
+        if not isinstance(config.grids, list):
+            raise HJPruneError(f"{path}: grids is a list of grids, each with methods and targets")
+        config.grids = [
+            _read_grid(grid, f"{path}: grids[{number}]", config)
+            for number, grid in enumerate(config.grids)
+        ]
+        if not re.fullmatch(r"[\w.-]+", str(config.name)):
+            raise HJPruneError(f"{path}: name is '{config.name}'; it makes the name of a directory")
+        if config.launcher not in LAUNCHERS:
+            raise HJPruneError(
+                f"{path}: launcher is {config.launcher!r}; it is {' or '.join(LAUNCHERS)}"
+            )
+        return config
+
+    def points(self) -> list[Point]:
+        """All points, each once, in the order of the grids."""
+        found: dict[str, Point] = {}
+        for grid in self.grids:
+            upstreams = grid.upstreams or list(self.upstreams) or ["upstream"]
+            seeds = grid.seeds or [None]
+            for upstream, method, target, seed in itertools.product(
+                upstreams, grid.methods, grid.targets, seeds
+            ):
+                options = self.upstream_options(upstream) | _as_text(self.methods[method])
+                options["target_sparsity"] = str(target)
+                if seed is not None:
+                    options["seed"] = str(seed)
+                point = Point(method, str(target), upstream, seed, tuple(options.items()))
+                found.setdefault(point.name, point)
+        return list(found.values())
+
+    def upstream_options(self, upstream: str) -> dict[str, str]:
+        """Options of the recipe for all points of an upstream."""
+        return _as_text(self.options) | _as_text(self.upstreams.get(upstream, {}))
+
+
+def _as_text(options: Mapping[str, Any]) -> dict[str, str]:
+    """Options as the shell takes them."""
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in options.items()
+    }
+
+
+def _check_named_options(values: Any, option: str) -> None:
+    if not isinstance(values, Mapping):
+        raise HJPruneError(f"{option} has lines 'name: {{option: value}}'")
+    for name, options in values.items():
+        if not re.fullmatch(r"\w+", str(name)):
+            raise HJPruneError(f"{option} has the name '{name}'; use letters, digits and _")
+        _check_options(options, f"{option}.{name}")
+
+
+def _check_options(options: Any, option: str) -> None:
+    if not isinstance(options, Mapping):
+        raise HJPruneError(f"{option} is {options!r}, but has lines 'option: value' of the recipe")
+    for name, value in options.items():
+        if name in OWN_OPTIONS:
+            raise HJPruneError(f"{option}.{name}: the sweep sets this option; remove it")
+        if value is None or isinstance(value, list | dict):
+            raise HJPruneError(f"{option}.{name} must be a text, a number, true or false")
+
+
+def _read_grid(values: Any, option: str, config: SweepConfig) -> Grid:
+    for name in ("methods", "targets"):
+        if not isinstance(values, Mapping) or not values.get(name):
+            raise HJPruneError(f"{option} has no {name}")
+    grid = build_dataclass(Grid, values, option)
+    for name in ("methods", "targets", "upstreams", "seeds"):
+        if not isinstance(getattr(grid, name), list):
+            raise HJPruneError(f"{option}.{name} is a list, such as [{getattr(grid, name)}]")
+    for name, known in (("methods", config.methods), ("upstreams", config.upstreams)):
+        unknown = [str(value) for value in getattr(grid, name) if value not in known]
+        if unknown:
+            raise HJPruneError(
+                f"{option}.{name} has {', '.join(unknown)}, but {name} of the sweep are "
+                f"{', '.join(known) or 'none'}"
+            )
+    for target in grid.targets:
+        for share in re.sub(r"\b(cnn|transformer)=", "", str(target)).split() or [""]:
+            if not re.fullmatch(r"0?\.\d+", share) or float(share) == 0:
+                raise HJPruneError(
+                    f"{option}.targets has '{target}'; give shares between 0 and 1, or "
+                    "'cnn=X transformer=Y' for sepsize"
+                )
+    if not all(isinstance(seed, int) and seed >= 0 for seed in grid.seeds):
+        raise HJPruneError(f"{option}.seeds are whole numbers from 0, not {grid.seeds}")
+    return grid

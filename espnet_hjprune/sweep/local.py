@@ -1,0 +1,79 @@
+"""Runs jobs on this machine, some at once."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from types import FrameType
+
+from espnet_hjprune.sweep.job import Job, ProcessGroups, run_job
+
+# How often the stages of running jobs are looked up, in seconds.
+POLL_SECONDS = 2.0
+
+
+def run_here(
+    jobs: Sequence[Job],
+    parallel: int,
+    ended: Callable[[Job, bool], None],
+    poll: Callable[[Sequence[Job]], None],
+) -> None:
+    """Run jobs until all have ended.
+
+    Args:
+        jobs: in the order in which they start.
+        parallel: jobs that run at once; they share CPUs and GPUs.
+        ended: called with every job that has ended and whether it is finished.
+        poll: called every few seconds with the jobs that are running.
+    """
+    places = queue.SimpleQueue[int]()
+    for place in range(parallel):
+        places.put(place)
+    devices = _gpus() if parallel > 1 else []
+    running: list[Job] = []
+    groups = ProcessGroups()
+
+    def work(job: Job) -> bool:
+        place = places.get()
+        running.append(job)
+        try:
+            environment = {}
+            if parallel > 1 and "OMP_NUM_THREADS" not in os.environ:
+                cpus = len(os.sched_getaffinity(0))
+                environment["OMP_NUM_THREADS"] = str(max(1, cpus // parallel))
+            if devices:
+                environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
+            return run_job(job, environment, groups) == 0
+        finally:
+            running.remove(job)
+            places.put(place)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    pool = ThreadPoolExecutor(parallel)
+    try:
+        waiting: dict[Future[bool], Job] = {pool.submit(work, job): job for job in jobs}
+        while waiting:
+            done, _ = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+            for future in done:
+                ended(waiting.pop(future), future.result())
+            poll(list(running))
+    finally:
+        groups.stop()
+        pool.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _gpus() -> list[str]:
+    """Names of the GPUs that jobs may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]

@@ -1,0 +1,116 @@
+"""Runs what is not finished of a sweep."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.progress import progress_bar
+from espnet_hjprune.sweep.config import Point, SweepConfig
+from espnet_hjprune.sweep.job import Job
+from espnet_hjprune.sweep.local import run_here
+
+
+class Sweep:
+    """The jobs of a sweep and where they stand.
+
+    Args:
+        config: what to run.
+        directory: where everything of the sweep is.
+        recipe: the recipe's script.
+
+    Raises:
+        HJPruneError: there is no such recipe, or no point may run.
+    """
+
+    def __init__(self, config: SweepConfig, directory: Path, recipe: Path) -> None:
+        if not recipe.is_file():
+            raise HJPruneError(
+                f"the recipe {recipe} does not exist; start the sweep beside run.sh, or name it "
+                "under recipe"
+            )
+        if config.parallel < 1:
+            raise HJPruneError(f"parallel is {config.parallel}, but must be at least 1")
+        self.config = config
+        self.directory = directory.absolute()
+        self.recipe = recipe.absolute()
+        self.points = config.points()
+
+    def preparations(self) -> list[Job]:
+        """One job for each upstream: data, and the fine-tuned model that is pruned."""
+        jobs = []
+        for upstream in dict.fromkeys(point.upstream for point in self.points):
+            command = [f"./{self.recipe.name}"]
+            for name, value in self.config.upstream_options(upstream).items():
+                command += [f"--{name}", value]
+            command += ["--stage", "1", "--stop_stage", "3"]
+            name = f"{upstream}-prepare"
+            jobs.append(
+                Job(name, self.directory / name, self.recipe.parent, commands=(tuple(command),))
+            )
+        return jobs
+
+    def job(self, point: Point) -> Job:
+        """The job of a point: stages 4 to 7."""
+        directory = self.directory / point.name
+        result = directory / "results.json"
+        # Relative, so that the directory of the sweep may be moved together with the recipe.
+        copy = os.path.relpath(result, self.recipe.parent)
+        words = [f"./{self.recipe.name}"]
+        for name, value in point.options:
+            words += [f"--{name}", value]
+        train = [*words, "--stage", "4", "--stop_stage", "6"]
+        score = [*words, "--results_copy", copy, "--stage", "7", "--stop_stage", "7"]
+        return Job(
+            point.name,
+            directory,
+            self.recipe.parent,
+            commands=(tuple(train), tuple(score)),
+            result=result,
+            alone=1,
+            lock=self.directory / ".scoring",
+        )
+
+    def run(self) -> None:
+        """Run what is not finished.
+
+        Raises:
+            HJPruneError: jobs failed, with their names and logs.
+        """
+        points = [self.job(point) for point in self.points]
+        left = [job for job in points if not job.is_finished()]
+        logging.info("%d of %d points are finished already", len(points) - len(left), len(points))
+        if not left:
+            return
+        # One after another: upstreams share the data.
+        self._run(self.preparations(), 1, "preparing")
+        self._run(left, self.config.parallel, "points", done=len(points) - len(left))
+
+    def _run(self, jobs: Sequence[Job], parallel: int, title: str, done: int = 0) -> None:
+        failed: list[Job] = []
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with progress_bar(total=done + len(jobs), initial=done, desc=title, unit="job") as bar:
+
+            def ended(job: Job, finished: bool) -> None:
+                if finished:
+                    logging.info("%s is finished after %.0f s", job.name, job.state().seconds)
+                else:
+                    failed.append(job)
+                    logging.error("%s failed: %s (log: %s)", job.name, job.last_words(), job.log)
+                bar.update()
+
+            def poll(running: Sequence[Job]) -> None:
+                bar.set_postfix_str(
+                    "; ".join(f"{job.name}: {job.current_stage()}" for job in running)
+                )
+
+            run_here(jobs, parallel, ended, poll)
+        if failed:
+            raise HJPruneError(
+                f"{len(failed)} of {len(jobs)} jobs failed: "
+                f"{', '.join(job.name for job in failed)}; their logs are "
+                f"{self.directory}/<job>/log.txt, and the same command tries them again"
+            )
