@@ -2,13 +2,17 @@
 
 import gc
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from models import small_config
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.pruning import Pruner, PruningConfig
 from espnet_hjprune.pruning.gates import GRADIENT_SCALE
+from espnet_hjprune.pruning.schedule import TargetSchedule
 from espnet_hjprune.upstream import architecture
 
 
@@ -32,6 +36,58 @@ def test_the_target_follows_optimiser_steps_only():
         seen.append(pruner.constraint.current_target().item())
         assert int(pruner.constraint.num_steps) == step + 1
     assert seen == pytest.approx([0.5 * min(1, i / 10) for i in range(13)])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    levels=st.lists(st.floats(0.01, 0.9), min_size=1, max_size=5).map(sorted),
+    ramp=st.integers(0, 20),
+    hold=st.integers(0, 10),
+    rise=st.integers(0, 10),
+    step=st.integers(0, 120),
+)
+def test_the_target_rises_from_level_to_level(levels, ramp, hold, rise, step):
+    schedule = TargetSchedule([[level, level / 2] for level in levels], ramp, hold, rise)
+    knots, values = [0, ramp], [0.0, levels[0]]
+    for level in levels[1:]:
+        knots += [knots[-1] + hold, knots[-1] + hold + rise]
+        values += [values[-1], level]
+    # Of several knots at one place the last one counts.
+    later = max((i for i, knot in enumerate(knots) if knot <= step), default=0)
+    if later == len(knots) - 1:
+        expected = levels[-1]
+    else:
+        expected = np.interp(step, knots[later : later + 2], values[later : later + 2])
+    clock = torch.tensor(float(step))
+    assert schedule(clock).tolist() == pytest.approx([expected, expected / 2], abs=1e-6)
+    # From the end of a rise to the start of the next one.
+    at_level = any(
+        begin <= step <= end
+        for begin, end in zip(knots[1::2], [*knots[2::2], float("inf")], strict=True)
+    )
+    assert bool(schedule.is_level(clock)) == at_level
+    if not at_level:
+        assert schedule.next_level(step) == min(knot for knot in knots[1::2] if knot > step)
+
+
+def test_a_curve_is_compacted_at_its_levels_only():
+    options = {"earlier_targets": [0.2, 0.3], "ramp_steps": 4, "hold_steps": 2, "rise_steps": 3}
+    pruner, _ = make(target_sparsity=0.5, **options)
+    levels = {}
+    for step in range(18):
+        pruner.constraint.num_steps.fill_(step - 1)
+        pruner.constraint.count_step()
+        if pruner.constraint.is_on_target:
+            (measure,) = pruner.current_measures()
+            levels.setdefault(measure.target, []).append(step)
+            _, counts = pruner.kept_units()
+            removed = measure.sparsity(pruner.config, counts)
+            assert measure.target <= removed < measure.target + 0.03
+    assert levels == {0.2: [4, 5, 6], 0.3: [9, 10, 11], 0.5: [14, 15, 16, 17]}
+    # The average of a model at 0.2 and one at 0.3 is at neither.
+    pruner.constraint.num_steps.fill_(8)
+    pruner.constraint.on_target.fill_(1)
+    assert pruner.constraint.mixes_targets and not pruner.constraint.is_on_target
 
 
 def test_the_clock_is_saved_and_restored():
@@ -87,7 +143,10 @@ def test_training_settles_on_the_target(criterion):
         optimizer.step()
         optimizer.zero_grad()
         if step >= 1200:
-            late.append(pruner.expected_sparsity().detach() - pruner.constraint.target)
+            late.append(
+                pruner.expected_sparsity().detach()
+                - torch.tensor(list(pruner.options.targets.values()))
+            )
     assert torch.stack(late).abs().max() < 0.03
 
 

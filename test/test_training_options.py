@@ -285,4 +285,4 @@ def test_models_from_before_on_target_was_saved_can_be_loaded():
     state = pruner.state_dict()
     del state["constraint.on_target"]
     pruner.load_state_dict(state)
-    assert pruner.constraint.ramp_finished
+    assert pruner.constraint.is_on_target

@@ -179,14 +179,14 @@ def compact_model(
         raise ValueError("the upstream has no gates")
     if pruner.constraint.mixes_targets:
         raise HJPruneError(
-            "the model is an average over epochs of which some were saved before the target "
-            f"finished rising in step {pruner.constraint.ramp_steps}; compact the last epoch"
+            "the model is an average over epochs with different targets, or of which some were "
+            "saved before the target finished rising; compact the last epoch"
         )
-    if not pruner.constraint.ramp_finished:
+    if not pruner.constraint.is_on_target:
+        steps = int(pruner.constraint.num_steps)
         raise HJPruneError(
-            f"the model was saved in optimiser step {int(pruner.constraint.num_steps)}, before "
-            f"the target finished rising in step {pruner.constraint.ramp_steps}; compact a later "
-            "epoch"
+            f"the model was saved in optimiser step {steps}, before the target finished rising in "
+            f"step {pruner.constraint.schedule.next_level(steps)}; compact a later epoch"
         )
     encoder, kept = compact_encoder(upstream.encoder, pruner.evaluation_gates())
     state = dict(model.state)
@@ -270,7 +270,8 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
     counts = config_counts(encoder.config)
 
     constraints = []
-    for index, measure in enumerate(pruner.measures):
+    measured = pruner.current_measures()
+    for index, measure in enumerate(measured):
         actual = measure.cost(encoder.config, counts)
         constraints.append(
             {
@@ -297,7 +298,11 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
     expected_total = sum(c["sparsity"]["expected"] * c["dense"] for c in constraints)
     return {
         "criterion": options.criterion,
-        "target_sparsity": options.target_sparsity,
+        "target_sparsity": (
+            {measure.name: measure.target for measure in measured}
+            if options.criterion == "sepsize"
+            else measured[0].target
+        ),
         "units": options.units,
         "seconds": options.seconds,
         "dense": encoder_costs(dense, None, options.samples),

@@ -12,6 +12,7 @@ from espnet_hjprune.nn.config import build_dataclass
 UNITS = ("conv", "head", "ffn", "hidden")
 CRITERIA = ("macs", "size", "sepsize")
 PARTS = ("cnn", "transformer")
+STEPS = ("ramp_steps", "hold_steps", "rise_steps")
 SAMPLE_RATE = 16000
 
 
@@ -26,7 +27,11 @@ class PruningConfig:
             parameters of CNN and Transformer apart (paper Eq. 9).
         target_sparsity: share of the cost to remove; for ``sepsize`` a mapping with ``cnn`` and
             ``transformer``.
+        earlier_targets: rising targets before ``target_sparsity``, each held for a while, so that
+            one training gives a model for each of them.
         ramp_steps: optimiser steps over which the target rises linearly from 0.
+        hold_steps: for which each of the earlier targets is held.
+        rise_steps: over which the target rises from one of them to the next.
         initial_keep: probability that a gate is open at the start.
         gate_lr: learning rate of ``log_alpha``.
         lambda_lr: learning rate of the multipliers.
@@ -42,7 +47,10 @@ class PruningConfig:
     units: list[str] = field(default_factory=lambda: list(UNITS))
     criterion: str = "macs"
     target_sparsity: float | dict[str, float] = 0.4
+    earlier_targets: list[float | dict[str, float]] = field(default_factory=list)
     ramp_steps: int = 2230
+    hold_steps: int = 0
+    rise_steps: int = 0
     initial_keep: float = 0.99
     gate_lr: float = 0.02
     lambda_lr: float = 0.02
@@ -60,11 +68,8 @@ class PruningConfig:
         if not self.units:
             raise HJPruneError(f"pruning.units is empty; choose among {', '.join(UNITS)}")
         self._known([self.criterion], CRITERIA, "criterion")
-        for name, target in self.targets.items():
-            option = f"target_sparsity.{name}" if name else "target_sparsity"
-            if not isinstance(target, int | float) or not 0 < target < 1:
-                raise HJPruneError(f"pruning.{option} is {target}; it must lie between 0 and 1")
-        for name in ("ramp_steps", "gate_lr", "lambda_lr", "damping"):
+        self._check_targets()
+        for name in (*STEPS, "gate_lr", "lambda_lr", "damping"):
             if getattr(self, name) < 0:
                 raise HJPruneError(
                     f"pruning.{name} is {getattr(self, name)}; it cannot be negative"
@@ -88,6 +93,26 @@ class PruningConfig:
             if getattr(self, name) <= 0:
                 raise HJPruneError(f"pruning.{name} is {getattr(self, name)}; it must be positive")
 
+    def _check_targets(self) -> None:
+        if not isinstance(self.earlier_targets, list):
+            raise HJPruneError(
+                f"pruning.earlier_targets is {self.earlier_targets}, not a list such as [0.2, 0.3]"
+            )
+        before = dict.fromkeys(self.targets, 0.0)
+        for number, level in enumerate(self.levels):
+            last = number == len(self.earlier_targets)
+            place = "target_sparsity" if last else f"earlier_targets[{number}]"
+            for name, target in level.items():
+                option = f"{place}.{name}" if name else place
+                if not isinstance(target, int | float) or not 0 < target < 1:
+                    raise HJPruneError(f"pruning.{option} is {target}; it must lie between 0 and 1")
+                if target < before[name]:
+                    raise HJPruneError(
+                        f"pruning.{option} is {target}, below the {before[name]} before it; give "
+                        "rising targets"
+                    )
+            before = level
+
     @staticmethod
     def _known(names: list[str], known: tuple[str, ...], option: str) -> list[str]:
         unknown = [name for name in names if name not in known]
@@ -105,17 +130,32 @@ class PruningConfig:
         Raises:
             HJPruneError: the form of ``target_sparsity`` does not fit the criterion.
         """
-        target = self.target_sparsity
+        return self._by_constraint(self.target_sparsity, "target_sparsity")
+
+    @property
+    def levels(self) -> list[dict[str, float]]:
+        """The targets of every constraint one after another, the final ones last.
+
+        Raises:
+            HJPruneError: the form of one does not fit the criterion.
+        """
+        earlier = [
+            self._by_constraint(target, f"earlier_targets[{number}]")
+            for number, target in enumerate(self.earlier_targets)
+        ]
+        return [*earlier, self.targets]
+
+    def _by_constraint(self, target: Any, option: str) -> dict[str, float]:
         if self.criterion == "sepsize":
             if not isinstance(target, Mapping) or set(target) != set(PARTS):
                 raise HJPruneError(
-                    "pruning.target_sparsity needs a value for cnn and one for transformer when "
+                    f"pruning.{option} needs a value for cnn and one for transformer when "
                     "the criterion is sepsize"
                 )
             return {part: target[part] for part in PARTS}
         if isinstance(target, Mapping):
             raise HJPruneError(
-                f"pruning.target_sparsity is one number when the criterion is {self.criterion}"
+                f"pruning.{option} is one number when the criterion is {self.criterion}"
             )
         return {"": target}
 

@@ -15,24 +15,29 @@ from torch.optim.optimizer import (
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.gates import set_optimizer_options
+from espnet_hjprune.pruning.schedule import TargetSchedule
 
 
 class Constraint(nn.Module):
     """``sum over measures of lambda1 (s - t) + lambda2 (s - t)^2``, maximised over lambda.
 
-    The target t rises linearly from 0. The clock is the number of optimiser steps that updated
-    the multipliers: it does not count accumulated or skipped batches, and it is saved with the
-    model, so that resumed training goes on where it was.
+    The target t follows a :class:`TargetSchedule`. The clock is the number of optimiser steps that
+    updated the multipliers: it does not count accumulated or skipped batches, and it is saved with
+    the model, so that resumed training goes on where it was.
     """
 
     num_steps: torch.Tensor
     on_target: torch.Tensor
-    target: torch.Tensor
 
     def __init__(self, options: PruningConfig) -> None:
         super().__init__()
         self.names = list(options.targets)
-        self.ramp_steps = options.ramp_steps
+        self.schedule = TargetSchedule(
+            [list(level.values()) for level in options.levels],
+            options.ramp_steps,
+            options.hold_steps,
+            options.rise_steps,
+        )
         self.damping = options.damping
         self.lambda1 = nn.Parameter(torch.zeros(len(self.names)))
         self.lambda2 = nn.Parameter(torch.zeros(len(self.names)))
@@ -42,9 +47,6 @@ class Constraint(nn.Module):
         # epochs that were all on target from one with earlier epochs.
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.float32))
         self.register_buffer("on_target", torch.zeros((), dtype=torch.float32))
-        self.register_buffer(
-            "target", torch.tensor(list(options.targets.values())), persistent=False
-        )
         self._note_progress()
         self.optimizer_checked = False
         _constraints.add(self)
@@ -63,30 +65,30 @@ class Constraint(nn.Module):
         self._note_progress()
 
     def _note_progress(self) -> None:
-        self.on_target.copy_(self.num_steps >= self.ramp_steps)
+        self.on_target.copy_(self.schedule.is_level(self.num_steps))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         steps = state_dict.get(f"{prefix}num_steps")
         if steps is not None and f"{prefix}on_target" not in state_dict:
             # Models from before this was saved; of their averages it cannot be known.
-            state_dict[f"{prefix}on_target"] = (steps >= self.ramp_steps).float()
+            state_dict[f"{prefix}on_target"] = self.schedule.is_level(steps).float()
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def current_target(self) -> torch.Tensor:
         """Scheduled target of every measure, ``(measures,)``."""
-        if self.ramp_steps == 0:
-            return self.target
-        return self.target * (self.num_steps / self.ramp_steps).clamp(max=1.0)
+        return self.schedule(self.num_steps)
 
     @property
-    def ramp_finished(self) -> bool:
-        """Whether the target had reached its final value, in all epochs of an average."""
-        return bool(self.on_target == 1)
+    def is_on_target(self) -> bool:
+        """Whether the target had reached a level, in all epochs of an average the same one."""
+        return bool(self.on_target == 1) and not self.mixes_targets
 
     @property
     def mixes_targets(self) -> bool:
-        """Whether this is an average over epochs of which some were not yet on target."""
-        return bool(0 < self.on_target < 1)
+        """Whether this is an average over epochs that were not all at the same level."""
+        if bool(self.on_target == 1):
+            return not bool(self.schedule.is_level(self.num_steps))
+        return bool(self.on_target > 0)
 
     def forward(self, sparsity: torch.Tensor) -> torch.Tensor:
         """Penalty for the expected sparsities ``(measures,)``; a scalar in float32."""

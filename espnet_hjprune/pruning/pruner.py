@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -9,7 +11,7 @@ from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.gating import GateValues
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import UnitCounts, encoder_cost
-from espnet_hjprune.pruning.criteria import measures, pruned_config
+from espnet_hjprune.pruning.criteria import Measure, measures, pruned_config
 from espnet_hjprune.pruning.discretise import Discretiser
 from espnet_hjprune.pruning.gates import GateSet
 from espnet_hjprune.pruning.lagrangian import Constraint
@@ -67,6 +69,12 @@ class Pruner(nn.Module):
             keep = discretiser.run(self.measures, target.tolist())
             self._kept = (log_alpha.clone(), target.clone(), keep, discretiser.counts())
         return self._kept[2], self._kept[3]
+
+    def current_measures(self) -> list[Measure]:
+        """The measures with the target that holds now."""
+        # Through text, as float32 would make 0.4 a longer number.
+        targets = [float(f"{target:.6g}") for target in self.constraint.current_target().tolist()]
+        return [replace(m, target=t) for m, t in zip(self.measures, targets, strict=True)]
 
     def expected_sparsity(self) -> torch.Tensor:
         """Expected sparsity of every measure, ``(measures,)``, differentiable, float32."""
