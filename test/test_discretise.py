@@ -87,7 +87,7 @@ def test_settled_gates_are_rounded_without_change():
     keep, counts = pruner.kept_units()
     with torch.no_grad():
         pruner.gates.log_alpha.copy_(torch.where(keep, 12.0, -12.0))
-    pruner.constraint.target.fill_(removed(pruner, counts, pruner.measures[0]))
+    pruner.constraint.schedule.increments.fill_(removed(pruner, counts, pruner.measures[0]))
     assert torch.equal(pruner.kept_units()[0], keep)
 
 

@@ -47,6 +47,9 @@ criterion=macs          # macs, size or sepsize
 target_sparsity=        # share to remove; "cnn=X transformer=Y" for sepsize; empty: as configured
 units=                  # gated units, such as "head ffn hidden"; empty: as configured
 ramp_epochs=5           # epochs over which the target rises
+targets=                # rising targets, such as "0.2 0.3 0.4": one pruning gives a model for each
+hold_epochs=2           # epochs at each of them
+rise_epochs=1           # epochs from one of them to the next
 seed=                   # seed of stages 4 and 6; empty: as configured
 
 # Training, decoding and scoring
@@ -86,7 +89,7 @@ check_options() {
     for name in ngpu ramp_epochs mini_pretrain_epochs ${seed:+seed}; do
         [[ ${!name} =~ ^[0-9]+$ ]] || status=2 die "--${name} is a whole number, not '${!name}'"
     done
-    for name in num_nodes nj inference_nj nbpe; do
+    for name in num_nodes nj inference_nj nbpe hold_epochs rise_epochs; do
         [[ ${!name} =~ ^[1-9][0-9]*$ ]] ||
             status=2 die "--${name} is a whole number from 1, not '${!name}'"
     done
@@ -104,7 +107,7 @@ check_options() {
         status=2 die "--token_type is char, bpe or word, not '${token_type}'"
     [[ ${metric} =~ ^(wer|accuracy)$ ]] ||
         status=2 die "--metric is wer or accuracy, not '${metric}'"
-    check_target
+    check_targets
     local unit
     for unit in ${units}; do
         [[ ${unit} =~ ^(conv|head|ffn|hidden)$ ]] ||
@@ -127,27 +130,44 @@ upstream_is_file() {
     [ -n "${upstream_ckpt}" ] && [[ ${upstream_ckpt} != *://* && ${upstream} != hf_* ]]
 }
 
-# Check the target and set target_args, the options of the training that state it.
-check_target() {
+# Check the targets and set target_args, the options of the training that state them.
+check_targets() {
     target_args=()
+    local target last=0
+    for target in ${targets}; do
+        check_fraction "${target}" targets
+        awk -v a="${last}" -v b="${target}" 'BEGIN { exit !(b > a) }' ||
+            status=2 die "--targets '${targets}' do not rise"
+        last=${target}
+    done
+    if [ -n "${targets}" ]; then
+        [ "${criterion}" != sepsize ] ||
+            status=2 die "--targets are single numbers, for --criterion macs and size"
+        target_args=(--frontend_conf "pruning.target_sparsity=${last}")
+        target=${targets% *}
+        if [ "${target}" != "${targets}" ]; then
+            target_args+=(--frontend_conf "pruning.earlier_targets=[${target// /,}]")
+        fi
+        return
+    fi
     if [ "${criterion}" = sepsize ]; then
         local part pairs=" ${target_sparsity} "
         for part in cnn transformer; do
             [[ $(wc -w <<<"${pairs}") -eq 2 && ${pairs} =~ " ${part}="([^ ]+)" " ]] ||
                 status=2 die "--target_sparsity is \"cnn=X transformer=Y\" when the criterion is" \
                     "sepsize, not '${target_sparsity}'"
-            check_fraction "${BASH_REMATCH[1]}"
+            check_fraction "${BASH_REMATCH[1]}" target_sparsity
             target_args+=(--frontend_conf "pruning.target_sparsity.${part}=${BASH_REMATCH[1]}")
         done
     else
-        check_fraction "${target_sparsity}"
+        check_fraction "${target_sparsity}" target_sparsity
         target_args+=(--frontend_conf "pruning.target_sparsity=${target_sparsity}")
     fi
 }
 
 check_fraction() {
     if ! is_number "$1" || ! awk -v x="$1" 'BEGIN { exit !(x > 0 && x < 1) }'; then
-        status=2 die "--target_sparsity is '$1', but it must lie between 0 and 1"
+        status=2 die "--$2 is '$1', but it must lie between 0 and 1"
     fi
 }
 
@@ -162,7 +182,10 @@ inference_config=${inference_config:-conf/decode_${decoder}.yaml}
 if [ -z "${prune_config}" ]; then
     prune_config=${config_dir}/prune_${criterion}.yaml
 fi
-if [ -z "${target_sparsity}" ]; then
+targets=$(xargs <<<"${targets}")
+[ -z "${targets}" ] || [ -z "${target_sparsity}" ] ||
+    status=2 die "--targets and --target_sparsity are both given; give one"
+if [ -z "${target_sparsity}${targets}" ]; then
     need_config prune_config
     configured=$(${python} -m espnet_hjprune.bin.show_option --config "${prune_config}" \
         --option frontend_conf.pruning.criterion)
@@ -215,7 +238,7 @@ name_of() {
     basename "$1" .yaml
 }
 method=$(name_of "${prune_config}")
-method=${method#prune_}_${target_sparsity//[= ]/_}
+method=${method#prune_}_${target_sparsity//[= ]/_}${targets:+to_${targets// /_}}
 if [ -n "${units}" ]; then
     method=${units// /_}_${method}
 fi
@@ -226,8 +249,18 @@ if [ -n "${seed}" ]; then
 fi
 finetune_exp=${expdir}/${task}_$(name_of "${finetune_config}")_${upstream_tag}_${dataset_tag}
 prune_exp=${expdir}/${task}_prune_${method}_${upstream_tag}_${dataset_tag}
-compact_dir=${prune_exp}/compact
-compact_exp=${expdir}/${task}_compact_${method}_${upstream_tag}_${dataset_tag}
+# One for each target
+compact_dirs=("${prune_exp}/compact")
+compact_exps=("${expdir}/${task}_compact_${method}_${upstream_tag}_${dataset_tag}")
+if [ -n "${targets}" ]; then
+    compact_dirs=()
+    compact_exps=()
+    for target in ${targets}; do
+        compact_dirs+=("${prune_exp}/compact_${target}")
+        compact_exps+=("${expdir}/${task}_compact_${method}_at_${target}_${upstream_tag}_${dataset_tag}")
+    done
+fi
+results_exp=${compact_exps[-1]}
 decode_tag=$(name_of "${inference_config}")_${inference_asr_model%.pth}
 
 # What ESPnet's decoding calls the options of the model
@@ -340,6 +373,12 @@ train() {
             die "--ramp_epochs ${ramp_epochs} does not end before the ${max_epoch} epochs of" \
                 "stage 4; lower it or train longer"
         ramp_args=(--frontend_conf "pruning.ramp_steps=$((ramp_epochs * steps_per_epoch))")
+        if [ -n "${targets}" ]; then
+            ramp_args+=(
+                --frontend_conf "pruning.hold_steps=$((hold_epochs * steps_per_epoch))"
+                --frontend_conf "pruning.rise_steps=$((rise_epochs * steps_per_epoch))"
+            )
+        fi
     fi
     local text_shape=text_shape.${token_type} command
     # shellcheck disable=SC2206 # python is a command with options
@@ -508,7 +547,7 @@ decode_in_batches() {
         sets+=("$2")
         shift 2
     done
-    local jobs index total=0 logdir=${compact_exp}/${decode_tag}/logdir
+    local jobs index total=0 logdir=${results_exp}/${decode_tag}/logdir
     jobs=$(decode_jobs "${sets[@]}")
     for index in "${!exps[@]}"; do
         dir=$(decoded_dir "${exps[index]}" "${sets[index]}")
@@ -713,52 +752,86 @@ stage_4() {
     fi
     # shellcheck disable=SC2206 # options that the user gives as words
     args+=(${seed_args[@]+"${seed_args[@]}"} ${prune_args})
-    if unfinished "${prune_exp}" "${args[*]}" "${ramp_epochs}" \
+    if [ -n "${targets}" ]; then
+        # The model at every target is kept, and the last target needs a learning rate too.
+        local last
+        last=$(last_epoch_of "$((${#compact_dirs[@]} - 1))")
+        args+=(
+            --max_epoch "${last}" --keep_nbest_models "${last}"
+            --scheduler_conf pruning_schedule=constant
+        )
+    fi
+    if unfinished "${prune_exp}" "${args[*]}" "${ramp_epochs}" ${targets:+"${rise_epochs}"} \
         "$(checksum "${prune_config}" "${finetune_exp}/.done")"; then
         train "stage 4: gated pruning" "${prune_exp}" "${prune_config}" "${args[@]}"
         finish "${prune_exp}"
     fi
 }
 
+# last_epoch_of INDEX: the epoch at whose end the model of this target is taken.
+last_epoch_of() {
+    echo $((ramp_epochs + hold_epochs + $1 * (rise_epochs + hold_epochs)))
+}
+
 stage_5() {
     need "${prune_exp}/.done" "run stage 4 first"
-    if unfinished "${compact_dir}" "$(checksum "${compact_config}" "${prune_exp}/.done")"; then
+    local index compact_dir epoch
+    for index in "${!compact_dirs[@]}"; do
+        compact_dir=${compact_dirs[index]}
+        unfinished "${compact_dir}" "$(checksum "${compact_config}" "${prune_exp}/.done")" ||
+            continue
         local wav_args=()
         if [[ ${audio_format} != *.ark ]]; then
             # The gated and the compact model are compared on a few real utterances.
             mapfile -t wav_args < <(head -n 4 "${raw_dir}/${valid_set}/wav.scp" | cut -d ' ' -f 2-)
             wav_args=(--wav "${wav_args[@]}")
         fi
-        # The last epoch is the one that is on target; better-scoring ones may be pruned less.
-        local last_epoch
-        last_epoch=$(find "${prune_exp}" -maxdepth 1 -name '*epoch.pth' | sort -V | tail -n 1)
+        if [ -n "${targets}" ]; then
+            epoch=${prune_exp}/$(last_epoch_of "${index}")epoch.pth
+        else
+            # The last one is on target; better-scoring ones may be pruned less.
+            epoch=$(find "${prune_exp}" -maxdepth 1 -name '*epoch.pth' | sort -V | tail -n 1)
+        fi
         ${python} -m espnet_hjprune.bin.compact --task "${task}" \
-            --train_config "${prune_exp}/config.yaml" --model_file "${last_epoch}" \
+            --train_config "${prune_exp}/config.yaml" --model_file "${epoch}" \
             --output_dir "${compact_dir}" --finetune_config "${compact_config}" \
             ${wav_args[@]+"${wav_args[@]}"}
         finish "${compact_dir}"
-    fi
+    done
 }
 
 stage_6() {
-    need "${compact_dir}/.done" "run stage 5 first"
-    # shellcheck disable=SC2206 # options that the user gives as words
-    local args=(--init_param "${compact_dir}/model.pth" ${seed_args[@]+"${seed_args[@]}"}
-        ${compact_args})
-    if unfinished "${compact_exp}" "${args[*]}" \
-        "$(checksum "${compact_dir}/finetune.yaml" "${compact_dir}/.done")"; then
-        train "stage 6: final fine-tuning" "${compact_exp}" "${compact_dir}/finetune.yaml" \
-            "${args[@]}"
+    local index compact_dir compact_exp title
+    for index in "${!compact_dirs[@]}"; do
+        compact_dir=${compact_dirs[index]}
+        compact_exp=${compact_exps[index]}
+        need "${compact_dir}/.done" "run stage 5 first"
+        # shellcheck disable=SC2206 # options that the user gives as words
+        local args=(--init_param "${compact_dir}/model.pth" ${seed_args[@]+"${seed_args[@]}"}
+            ${compact_args})
+        unfinished "${compact_exp}" "${args[*]}" \
+            "$(checksum "${compact_dir}/finetune.yaml" "${compact_dir}/.done")" || continue
+        title="stage 6: final fine-tuning"
+        if [ -n "${targets}" ]; then
+            title+=" $((index + 1)) of ${#compact_dirs[@]}"
+        fi
+        train "${title}" "${compact_exp}" "${compact_dir}/finetune.yaml" "${args[@]}"
         finish "${compact_exp}"
-    fi
+    done
 }
 
 stage_7() {
     need "${finetune_exp}/.done" "run stage 3 first"
-    need "${compact_exp}/.done" "run stage 6 first"
-    local set exp left=()
-    stop_leftover "${compact_exp}/${decode_tag}/logdir"
-    for exp in "${finetune_exp}" "${compact_exp}"; do
+    local set exp index left=() compared=()
+    for index in "${!compact_exps[@]}"; do
+        need "${compact_exps[index]}/.done" "run stage 6 first"
+        compared+=(
+            --prune_exp "${prune_exp}" --summary "${compact_dirs[index]}/summary.json"
+            --model "auto=${compact_exps[index]}"
+        )
+    done
+    stop_leftover "${results_exp}/${decode_tag}/logdir"
+    for exp in "${finetune_exp}" "${compact_exps[@]}"; do
         for set in ${test_sets}; do
             undecoded "${exp}" "${set}" || continue
             if [ "${decoder}" = espnet ]; then
@@ -778,15 +851,13 @@ stage_7() {
         done
     fi
     # shellcheck disable=SC2086 # test sets are words
-    ${python} -m espnet_hjprune.bin.report --output "${compact_exp}/RESULTS.md" \
-        --json "${compact_exp}/results.json" ${results_copy:+"${results_copy}"} \
-        --prune_exp "${prune_exp}" --summary "${compact_dir}/summary.json" \
-        --model "unpruned=${finetune_exp}" \
-        --model "auto=${compact_exp}" \
+    ${python} -m espnet_hjprune.bin.report --output "${results_exp}/RESULTS.md" \
+        --json "${results_exp}/results.json" ${results_copy:+"${results_copy}"} \
+        --model "unpruned=${finetune_exp}" "${compared[@]}" \
         --decode_tag "${decode_tag}" --test_sets ${test_sets} --metric "${metric}" \
         --data_dir "${raw_dir}" \
         --title "$(basename "$(dirname "${PWD}")"): HJ-Pruning of ${upstream_tag}"
-    log "The results are ${compact_exp}/RESULTS.md, figures are in ${prune_exp}/images"
+    log "The results are ${results_exp}/RESULTS.md, figures are in ${prune_exp}/images"
 }
 
 titles=(

@@ -109,10 +109,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_hjprune.report import figures  # after the checks: matplotlib takes a second
 
     images: list[Image] = []
+    # One training may have given several models.
+    last = dict(zip(args.prune_exp, summaries, strict=True))
     for model, summary, prune_exp in zip(models[1:], summaries, args.prune_exp, strict=True):
         figures.plot_architecture(summary, prune_exp / "images" / "architecture.png")
         path = figures.plot_architecture(summary, model.exp_dir / "images" / "architecture.png")
         images.append(Image(f"Architecture of {model.name}", path))
+        if summary is not last[prune_exp]:
+            continue
         try:
             log = read_training_log(prune_exp)
             title = f"{method_name(summary)}: pruning"

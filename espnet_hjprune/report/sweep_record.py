@@ -140,22 +140,23 @@ def read_swept_models(results: Iterable[tuple[str, str, Path]]) -> SweepRecord:
     for method, upstream, path in results:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            dense, compact = record["models"]
+            dense, *compact = record["models"]
             metric = record["metric"]
             kinds.add(
                 (
                     metric["name"],
                     metric["higher_is_better"],
                     record["seconds"],
-                    tuple(compact["values"]),
+                    tuple(dense["values"]),
                 )
             )
             unpruned.setdefault(upstream, []).append(_model(dense, upstream, "unpruned", ""))
-            target = _target(compact["target_sparsity"])
             groups = pruned.setdefault(upstream, {})
-            groups.setdefault((method, target), []).append(
-                _model(compact, upstream, method, target)
-            )
+            for entry in compact:
+                target = _target(entry["target_sparsity"])
+                groups.setdefault((method, target), []).append(
+                    _model(entry, upstream, method, target)
+                )
         except FileNotFoundError:
             raise HJPruneError(f"{path} does not exist; run stage 7 of this point") from None
         except (ValueError, KeyError, TypeError) as error:

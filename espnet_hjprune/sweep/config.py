@@ -15,7 +15,7 @@ from espnet_hjprune.nn.config import build_dataclass
 
 LAUNCHERS = ("local", "slurm")
 # What the sweep itself says to the recipe.
-OWN_OPTIONS = ("stage", "stop_stage", "target_sparsity", "seed", "results_copy")
+OWN_OPTIONS = ("stage", "stop_stage", "target_sparsity", "targets", "seed", "results_copy")
 
 
 @dataclass
@@ -24,7 +24,8 @@ class Grid:
 
     Attributes:
         methods: names of the sweep's methods.
-        targets: shares to remove; for ``sepsize`` such as ``cnn=0.5 transformer=0.3``.
+        targets: shares to remove; for ``sepsize`` such as ``cnn=0.5 transformer=0.3``; several,
+            such as ``0.2 0.3 0.4``, for a curve from one pruning.
         upstreams: names of the sweep's upstreams; empty for all.
         seeds: seeds of pruning and final fine-tuning; empty for the configured one.
     """
@@ -41,7 +42,7 @@ class Point:
 
     Attributes:
         method: its name in the sweep.
-        target: share to remove, as the recipe's option ``target_sparsity``.
+        target: share to remove, as the recipe's option ``target_sparsity`` or ``targets``.
         upstream: its name in the sweep.
         seed: of pruning and final fine-tuning; ``None`` for the configured one.
         options: options of the recipe.
@@ -125,7 +126,8 @@ class SweepConfig:
                 upstreams, grid.methods, grid.targets, seeds
             ):
                 options = self.upstream_options(upstream) | _as_text(self.methods[method])
-                options["target_sparsity"] = str(target)
+                several = " " in str(target) and "=" not in str(target)
+                options["targets" if several else "target_sparsity"] = str(target)
                 if seed is not None:
                     options["seed"] = str(seed)
                 point = Point(method, str(target), upstream, seed, tuple(options.items()))
