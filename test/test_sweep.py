@@ -159,6 +159,15 @@ def test_every_point_runs_once(recipe, parallel, capsys):
     assert capsys.readouterr().out.split().count("finished") == 8
 
 
+def test_only_some_points(recipe, capsys):
+    run("--only", "b-*")
+    assert calls() == ["stage 1 b_mini   ", "stage 4 b_mini macs 0.4 ", "stage 7 b_mini macs 0.4 "]
+    run("--list")
+    assert capsys.readouterr().out.split().count("finished") == 1
+    with pytest.raises(HJPruneError, match="'c-.' fits no point"):
+        run("--only", "c-*")
+
+
 def test_failed_points_are_reported_and_repeated(recipe):
     Path("fail").touch()
     with pytest.raises(HJPruneError, match=r"2 of 8 jobs failed: a-macs-0\.6, a-size-0\.6"):

@@ -22,6 +22,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, help="YAML file with the grids")
     parser.add_argument("--dir", help="directory of the sweep; default exp/sweep_NAME")
     parser.add_argument("--parallel", type=int, help="points at once, instead of the configured")
+    parser.add_argument(
+        "--only", metavar="PATTERN", help="run only points of such names, as in 'wav2vec2-macs-*'"
+    )
     parser.add_argument("--list", action="store_true", help="only say which points there are")
     parser.add_argument(
         "--report_only", action="store_true", help="only compare the points that are finished"
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     try:
         if not args.report_only:
-            sweep.run()
+            sweep.run(args.only)
     finally:
         written = write_report(sweep)
         if written:

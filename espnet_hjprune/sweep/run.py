@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from espnet_hjprune.errors import HJPruneError
@@ -39,10 +41,10 @@ class Sweep:
         self.recipe = recipe.absolute()
         self.points = config.points()
 
-    def preparations(self) -> list[Job]:
+    def preparations(self, points: Sequence[Point]) -> list[Job]:
         """One job for each upstream: data, and the fine-tuned model that is pruned."""
         jobs = []
-        for upstream in dict.fromkeys(point.upstream for point in self.points):
+        for upstream in dict.fromkeys(point.upstream for point in points):
             command = [f"./{self.recipe.name}"]
             for name, value in self.config.upstream_options(upstream).items():
                 command += [f"--{name}", value]
@@ -74,20 +76,27 @@ class Sweep:
             lock=self.directory / ".scoring",
         )
 
-    def run(self) -> None:
+    def run(self, only: str | None = None) -> None:
         """Run what is not finished.
 
+        Args:
+            only: pattern of the names of points to run; ``None`` for all.
+
         Raises:
-            HJPruneError: jobs failed, with their names and logs.
+            HJPruneError: no name fits, or jobs failed, with their names and logs.
         """
-        points = [self.job(point) for point in self.points]
-        left = [job for job in points if not job.is_finished()]
-        logging.info("%d of %d points are finished already", len(points) - len(left), len(points))
+        chosen = [point for point in self.points if only is None or fnmatch(point.name, only)]
+        if not chosen:
+            raise HJPruneError(f"--only '{only}' fits no point; --list shows their names")
+        left = [point for point in chosen if not self.job(point).is_finished()]
+        done = len(chosen) - len(left)
+        logging.info("%d of %d points are finished already", done, len(chosen))
         if not left:
             return
         # One after another: upstreams share the data.
-        self._run(self.preparations(), 1, "preparing")
-        self._run(left, self.config.parallel, "points", done=len(points) - len(left))
+        self._run(self.preparations(left), 1, "preparing")
+        jobs = [self.job(point) for point in left]
+        self._run(jobs, self.config.parallel, "points", done)
 
     def _run(self, jobs: Sequence[Job], parallel: int, title: str, done: int = 0) -> None:
         failed: list[Job] = []
@@ -103,9 +112,8 @@ class Sweep:
                 bar.update()
 
             def poll(running: Sequence[Job]) -> None:
-                bar.set_postfix_str(
-                    "; ".join(f"{job.name}: {job.current_stage()}" for job in running)
-                )
+                stages = "; ".join(f"{job.name}: {job.current_stage()}" for job in running)
+                bar.set_postfix_str(stages, refresh=sys.stderr.isatty())
 
             run_here(jobs, parallel, ended, poll)
         if failed:
