@@ -164,7 +164,7 @@ def test_only_some_points(recipe, capsys):
     assert calls() == ["stage 1 b_mini   ", "stage 4 b_mini macs 0.4 ", "stage 7 b_mini macs 0.4 "]
     run("--list")
     assert capsys.readouterr().out.split().count("finished") == 1
-    with pytest.raises(HJPruneError, match="'c-.' fits no point"):
+    with pytest.raises(HJPruneError, match="fits no point"):
         run("--only", "c-*")
 
 
@@ -176,7 +176,7 @@ def test_failed_points_are_reported_and_repeated(recipe):
     calls()
     Path("fail").unlink()
     run()
-    assert [line.split()[1:5] for line in calls()[2:]] == [
+    assert [line.split()[1:5] for line in calls()[1:]] == [
         [stage, "a_mini", method, "0.6"] for method in ("macs", "size") for stage in ("4", "7")
     ]
 
