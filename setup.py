@@ -31,5 +31,6 @@ setup(
     extras_require={
         "beam": ["flashlight-text", "kenlm"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
+        "slurm": ["submitit"],
     },
 )

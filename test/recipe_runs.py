@@ -39,6 +39,12 @@ class RecipeCopy:
         assert process.returncode == 0, output[-4000:]
         return output
 
+    def run_module(self, module: str, *arguments: str) -> None:
+        """Run a command of the package in the recipe's directory."""
+        command = [sys.executable, "-m", module, *arguments]
+        result = subprocess.run(command, cwd=self.directory, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-4000:]
+
     def fail(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run what is expected to fail."""
         result = subprocess.run(

@@ -90,6 +90,43 @@ def test_all_stages_with_interruptions(recipe):
     assert "skipping" in recipe.run("--stage", "5")
 
 
+def test_a_sweep_with_a_curve_from_one_pruning(recipe):
+    names = [word.removeprefix("--") for word in SETTINGS[::2]]
+    sweep = {
+        "name": "curve",
+        "options": dict(zip(names, SETTINGS[1::2], strict=True)) | {"hold_epochs": 1},
+        "methods": {"curve": {"criterion": "macs"}},
+        "grids": [{"methods": ["curve"], "targets": ["0.2 0.4"], "seeds": [3]}],
+    }
+    (recipe.directory / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    recipe.run_module("espnet_hjprune.bin.sweep", "--config", "sweep.yaml")
+
+    prune_exp = recipe.only("exp/asr_prune_macs_to_0.2_0.4_seed3_*")
+    config = yaml.safe_load((prune_exp / "config.yaml").read_text())
+    pruning, steps = config["frontend_conf"]["pruning"], config["scheduler_conf"]["total_steps"]
+    assert config["seed"] == 3 and config["max_epoch"] == 4
+    assert pruning["earlier_targets"] == [0.2] and pruning["target_sparsity"] == 0.4
+    assert pruning["ramp_steps"] == pruning["hold_steps"] == pruning["rise_steps"] == steps / 4
+    compact = []
+    for target in (0.2, 0.4):
+        summary = json.loads((prune_exp / f"compact_{target}" / "summary.json").read_text())
+        assert summary["target_sparsity"] == target and summary["max_abs_diff"] <= 1e-5
+        assert target <= summary["sparsity"]["actual"] <= target + 0.005
+        exp = recipe.only(f"exp/asr_compact_macs_to_0.2_0.4_seed3_at_{target}_*")
+        assert yaml.safe_load((exp / "config.yaml").read_text())["seed"] == 3
+        score = exp.joinpath("decode_batched_valid.loss.ave/test_clean/score_wer/result.txt")
+        compact.append((summary["actual"]["macs"], sclite_error_rate(score)))
+
+    (point,) = (recipe.directory / "exp/sweep_curve").glob("*/results.json")
+    models = json.loads(point.read_text())["models"]
+    assert [model["name"] for model in models[1:]] == ["HJ-Pruning-MAC 20 %", "HJ-Pruning-MAC 40 %"]
+    for model, (macs, error_rate) in zip(models[1:], compact, strict=True):
+        assert model["macs"] == macs
+        assert model["values"]["test_clean"] == pytest.approx(error_rate, abs=0.06)
+    table = (recipe.directory / "exp/sweep_curve/RESULTS.md").read_text()
+    assert "|curve|0.2|1|" in table and "|curve|0.4|1|" in table
+
+
 def check_against_jiwer(recipe: RecipeCopy, decoded: Path) -> None:
     """The error rate that sclite printed is the one that jiwer computes."""
     reference = read_text(recipe.directory / "dump/mini/raw/test_clean/text")
@@ -112,6 +149,11 @@ def check_against_jiwer(recipe: RecipeCopy, decoded: Path) -> None:
         (["--upstream", "hubert_base", "--mini_pretrain_epochs", "2"], 2, "needs --mini true and"),
         (["--criterion", "flops"], 2, "--criterion is macs, size or sepsize"),
         (["--criterion", "sepsize", "--target_sparsity", "0.4"], 2, '"cnn=X transformer=Y"'),
+        (["--targets", "0.2 0.2"], 2, "--targets '0.2 0.2' do not rise"),
+        (["--targets", "0.2 1.2"], 2, "--targets is '1.2', but it must lie between 0 and 1"),
+        (["--targets", "0.2", "--target_sparsity", "0.2"], 2, "are both given; give one"),
+        (["--targets", "0.2", "--criterion", "sepsize"], 2, "for --criterion macs and size"),
+        (["--seed", "one"], 2, "--seed is a whole number"),
         (["--fs", "8k"], 2, "--fs is 8k"),
         (["--decoder", "fast"], 2, "--decoder is batched or espnet"),
         (["--task", "st"], 2, "--decoder batched is for --task asr and slu"),

@@ -65,6 +65,12 @@ class Job:
         except (FileNotFoundError, ValueError, TypeError):
             return JobState()
 
+    def forget(self) -> None:
+        """Remove what an earlier run left."""
+        for path in (self.log, self.directory / "state.json", self.result):
+            if path is not None:
+                path.unlink(missing_ok=True)
+
     def current_stage(self) -> str:
         """Title of the stage that the log reached last."""
         try:
@@ -143,8 +149,7 @@ def run_job(
     """
     start = time.monotonic()
     job.directory.mkdir(parents=True, exist_ok=True)
-    if job.result is not None:
-        job.result.unlink(missing_ok=True)
+    job.forget()
     with job.log.open("w", encoding="utf-8") as log:
         for number, command in enumerate(job.commands):
             with _alone(job.lock if number == job.alone else None):

@@ -14,6 +14,7 @@ from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.sweep.config import Point, SweepConfig
 from espnet_hjprune.sweep.job import Job
 from espnet_hjprune.sweep.local import run_here
+from espnet_hjprune.sweep.slurm import run_on_cluster
 
 
 class Sweep:
@@ -115,7 +116,11 @@ class Sweep:
                 stages = "; ".join(f"{job.name}: {job.current_stage()}" for job in running)
                 bar.set_postfix_str(stages, refresh=sys.stderr.isatty())
 
-            run_here(jobs, parallel, ended, poll)
+            if self.config.launcher == "slurm":
+                folder = self.directory / "slurm"
+                run_on_cluster(jobs, parallel, self.config.slurm, folder, ended, poll)
+            else:
+                run_here(jobs, parallel, ended, poll)
         if failed:
             raise HJPruneError(
                 f"{len(failed)} of {len(jobs)} jobs failed: "
