@@ -91,6 +91,18 @@ def run(*arguments):
     command.main(["--config", "sweep.yaml", *arguments])
 
 
+def interrupt_while_waiting(process, number):
+    """Send a signal to a sweep once its recipe waits, and let it end."""
+    deadline = time.monotonic() + 120
+    while not Path("waiting").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
 def test_points_of_the_grids(recipe):
     points = SweepConfig.read("sweep.yaml").points()
     assert [point.name for point in points] == [
@@ -206,14 +218,7 @@ def test_an_interrupted_sweep_leaves_nothing_running(recipe, number):
     Path("wait").touch()
     arguments = [sys.executable, "-m", "espnet_hjprune.bin.sweep", "--config", "sweep.yaml"]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not Path("waiting").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
-    time.sleep(0.5)
-    process.send_signal(number)
-    process.communicate(timeout=30)
-    assert process.returncode == 130
+    interrupt_while_waiting(process, number)
     pid = int(Path("waiting").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -4,13 +4,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 from slurm_cluster import slurm_cluster
-from test_sweep import CONFIG, calls, recipe, run  # noqa: F401
+from test_sweep import CONFIG, calls, interrupt_while_waiting, recipe, run  # noqa: F401
 
 from espnet_hjprune.errors import HJPruneError
 
@@ -65,13 +64,7 @@ def test_jobs_in_the_queue_are_followed_and_not_submitted_again(cluster, recipe)
     Path("wait").touch()
     command = [sys.executable, "-m", "espnet_hjprune.bin.sweep", "--config", "sweep.yaml"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not Path("waiting").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 130
+    interrupt_while_waiting(process, signal.SIGINT)
     before = numbers()
     Path("wait").unlink()
     run()
