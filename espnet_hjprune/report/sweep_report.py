@@ -15,6 +15,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; margin: 2rem auto; max-width: 72rem;
        padding: 0 1rem; }
 h1, h2 { line-height: 1.2; }
+figure { margin: 1.5rem 0; }
+figcaption { color: #66717d; }
 img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #e4e8ed; text-align: right; }
@@ -63,7 +65,7 @@ def _with_spread(group: SweptGroup, test_set: str) -> str:
 def notes(record: SweepRecord) -> str:
     """What the figures mean."""
     text = (
-        f"{record.metric} is {'better where higher' if record.higher_is_better else 'an error'}. "
+        f"{record.metric} is better where {'higher' if record.higher_is_better else 'lower'}. "
         "MACs and parameters are those of the speech encoder, without the task's head. Where there "
         "are several seeds, figures are mean ± sample standard deviation."
     )
