@@ -65,8 +65,10 @@ def test_the_target_rises_from_level_to_level(levels, ramp, hold, rise, step):
         begin <= step <= end
         for begin, end in zip(knots[1::2], [*knots[2::2], float("inf")], strict=True)
     )
-    assert bool(schedule.is_level(clock)) == at_level
-    if not at_level:
+    assert bool(schedule.at_level(clock).any()) == at_level
+    if at_level:
+        assert levels[int(schedule.at_level(clock).int().argmax())] == pytest.approx(expected)
+    else:
         assert schedule.next_level(step) == min(knot for knot in knots[1::2] if knot > step)
 
 
@@ -84,10 +86,29 @@ def test_a_curve_is_compacted_at_its_levels_only():
             removed = measure.sparsity(pruner.config, counts)
             assert measure.target <= removed < measure.target + 0.03
     assert levels == {0.2: [4, 5, 6], 0.3: [9, 10, 11], 0.5: [14, 15, 16, 17]}
-    # The average of a model at 0.2 and one at 0.3 is at neither.
-    pruner.constraint.num_steps.fill_(8)
-    pruner.constraint.on_target.fill_(1)
-    assert pruner.constraint.mixes_targets and not pruner.constraint.is_on_target
+
+
+@pytest.mark.parametrize(
+    ("steps", "mixed", "on_target"),
+    [
+        ([5, 6], False, True),
+        ([6, 9], True, False),
+        ([5, 10, 15], True, False),
+        ([3, 5], True, False),
+    ],
+)
+def test_averages_over_epochs_with_different_targets(steps, mixed, on_target):
+    options = {"earlier_targets": [0.2, 0.3], "ramp_steps": 4, "hold_steps": 2, "rise_steps": 3}
+    states = []
+    for step in steps:
+        pruner, _ = make(target_sparsity=0.5, **options)
+        pruner.constraint.num_steps.fill_(step - 1)
+        pruner.constraint.count_step()
+        states.append(pruner.state_dict())
+    average = {name: sum(s[name] for s in states) / len(states) for name in states[0]}
+    pruner.load_state_dict(average)
+    assert pruner.constraint.mixes_targets == mixed
+    assert pruner.constraint.is_on_target == on_target
 
 
 def test_the_clock_is_saved_and_restored():

@@ -1,5 +1,6 @@
 """Sweeps on a real Slurm cluster of one node."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,8 @@ def cluster(tmp_path_factory):
 def numbers():
     """Numbers of the jobs that were submitted last, by point."""
     return {
-        path.parent.name: path.read_text().strip() for path in Path("exp").glob("*/*/slurm_job")
+        path.parent.name: json.loads(path.read_text())["number"]
+        for path in Path("exp").glob("*/*/slurm_job")
     }
 
 
@@ -66,6 +68,10 @@ def test_jobs_in_the_queue_are_followed_and_not_submitted_again(cluster, recipe)
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     interrupt_while_waiting(process, signal.SIGINT)
     before = numbers()
+    Path("sweep.yaml").write_text(yaml.safe_dump(config | {"options": {"mini": True}}))
+    with pytest.raises(HJPruneError, match=r"a-macs-0\.4 is in the queue with other options"):
+        run()
+    Path("sweep.yaml").write_text(yaml.safe_dump(config))
     Path("wait").unlink()
     run()
     assert {

@@ -47,7 +47,8 @@ criterion=macs          # macs, size or sepsize
 target_sparsity=        # share to remove; "cnn=X transformer=Y" for sepsize; empty: as configured
 units=                  # gated units, such as "head ffn hidden"; empty: as configured
 ramp_epochs=5           # epochs over which the target rises
-targets=                # rising targets, such as "0.2 0.3 0.4": one pruning gives a model for each
+targets=                # rising targets, such as "0.2 0.3 0.4": one pruning gives a model for each;
+                        # its epochs are then those of the next two options and ramp_epochs
 hold_epochs=2           # epochs at each of them
 rise_epochs=1           # epochs from one of them to the next
 seed=                   # seed of stages 4 and 6; empty: as configured
@@ -757,7 +758,7 @@ stage_4() {
         local last
         last=$(last_epoch_of "$((${#compact_dirs[@]} - 1))")
         args+=(
-            --max_epoch "${last}" --keep_nbest_models "${last}"
+            --max_epoch "${last}" --keep_nbest_models "${last}" --patience none
             --scheduler_conf pruning_schedule=constant
         )
     fi

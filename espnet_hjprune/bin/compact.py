@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
 from collections.abc import Sequence
@@ -62,6 +63,18 @@ def comparison_audio(files: Sequence[str]) -> list[Any]:
     return waves
 
 
+def check_task(task: str) -> None:
+    """Look for a task without importing it.
+
+    Raises:
+        HJPruneError: ESPnet, where it is installed, has no such task.
+    """
+    espnet = importlib.util.find_spec("espnet2")
+    places = espnet.submodule_search_locations if espnet is not None else None
+    if places and not any((Path(place) / "tasks" / f"{task}.py").is_file() for place in places):
+        raise HJPruneError(f"ESPnet has no task {task}; --task takes asr, slu, st, ...")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Compact the model."""
     args = get_parser().parse_args(argv)
@@ -69,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     finetune = read_config(args.finetune_config) if args.finetune_config else None
     waves = comparison_audio(args.wav)
 
+    check_task(args.task)
     import torch
     import yaml
 

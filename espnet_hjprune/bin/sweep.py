@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
+from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.sweep.config import SweepConfig
 from espnet_hjprune.sweep.run import Sweep
 
@@ -48,25 +49,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if not args.report_only:
             sweep.run(args.only)
-    finally:
-        written = write_report(sweep)
-        if written:
-            logging.info("wrote %s", ", ".join(str(path) for path in written))
+    except BaseException:
+        # What went wrong is said at the end, not that there is no report either.
+        try:
+            write_report(sweep)
+        except HJPruneError as error:
+            logging.warning("there is no report: %s", error)
+        raise
+    write_report(sweep)
 
 
-def write_report(sweep: Sweep) -> list[Path]:
-    """Write tables, figures and the page of all finished points."""
+def write_report(sweep: Sweep) -> None:
+    """Write tables, figures and the page of all finished points, if there are any."""
     from espnet_hjprune.report.sweep_record import read_swept_models
     from espnet_hjprune.report.sweep_report import write_sweep_report
 
     finished = [point for point in sweep.points if sweep.job(point).is_finished()]
     if not finished:
-        return []
+        return
     results = [
         (point.method, point.upstream, sweep.job(point).directory / "results.json")
         for point in finished
     ]
-    return write_sweep_report(sweep.config.name, read_swept_models(results), sweep.directory)
+    written = write_sweep_report(sweep.config.name, read_swept_models(results), sweep.directory)
+    logging.info("wrote %s", ", ".join(str(path) for path in written))
 
 
 if __name__ == "__main__":

@@ -179,8 +179,8 @@ def compact_model(
         raise ValueError("the upstream has no gates")
     if pruner.constraint.mixes_targets:
         raise HJPruneError(
-            "the model is an average over epochs with different targets, or of which some were "
-            "saved before the target finished rising; compact the last epoch"
+            "the model is an average over epochs of which some had another target or were saved "
+            "before the target finished rising; compact the last epoch"
         )
     if not pruner.constraint.is_on_target:
         steps = int(pruner.constraint.num_steps)

@@ -19,8 +19,8 @@ def gated_linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gate: torch.Tensor | None
 ) -> torch.Tensor:
     """Linear layer on ``(..., in)``, whose weight ``(out, in)`` is scaled by ``gate`` ``(in,)``."""
-    if gate is None:
-        return F.linear(x, weight, bias)
+    if gate is None or not torch.is_grad_enabled():
+        return F.linear(x, scale(weight, gate, 1), bias)
     return _GatedLinear.apply(*_cast(x, weight, bias), gate)
 
 

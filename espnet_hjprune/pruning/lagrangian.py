@@ -43,10 +43,10 @@ class Constraint(nn.Module):
         self.lambda2 = nn.Parameter(torch.zeros(len(self.names)))
         for parameter in (self.lambda1, self.lambda2):
             set_optimizer_options(parameter, options.lambda_lr, maximize=True)
-        # Floats, because averaging checkpoints adds integers up. The second tells an average over
-        # epochs that were all on target from one with earlier epochs.
+        # Floats, because averaging checkpoints adds integers up. The second, 1 for the level that
+        # the target is at, tells an average over epochs of one level from all others.
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.float32))
-        self.register_buffer("on_target", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("on_target", torch.zeros(len(options.levels), dtype=torch.float32))
         self._note_progress()
         self.optimizer_checked = False
         _constraints.add(self)
@@ -65,13 +65,16 @@ class Constraint(nn.Module):
         self._note_progress()
 
     def _note_progress(self) -> None:
-        self.on_target.copy_(self.schedule.is_level(self.num_steps))
+        self.on_target.copy_(self.schedule.at_level(self.num_steps))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        steps = state_dict.get(f"{prefix}num_steps")
-        if steps is not None and f"{prefix}on_target" not in state_dict:
+        steps, name = state_dict.get(f"{prefix}num_steps"), f"{prefix}on_target"
+        if steps is not None and name not in state_dict:
             # Models from before this was saved; of their averages it cannot be known.
-            state_dict[f"{prefix}on_target"] = self.schedule.is_level(steps).float()
+            state_dict[name] = self.schedule.at_level(steps.to(self.num_steps.device)).float()
+        elif steps is not None and state_dict[name].dim() == 0:
+            # Models from before there were several levels.
+            state_dict[name] = state_dict[name].reshape(1)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def current_target(self) -> torch.Tensor:
@@ -81,14 +84,12 @@ class Constraint(nn.Module):
     @property
     def is_on_target(self) -> bool:
         """Whether the target had reached a level, in all epochs of an average the same one."""
-        return bool(self.on_target == 1) and not self.mixes_targets
+        return bool((self.on_target == 1).any())
 
     @property
     def mixes_targets(self) -> bool:
         """Whether this is an average over epochs that were not all at the same level."""
-        if bool(self.on_target == 1):
-            return not bool(self.schedule.is_level(self.num_steps))
-        return bool(self.on_target > 0)
+        return bool(((self.on_target > 0) & (self.on_target < 1)).any())
 
     def forward(self, sparsity: torch.Tensor) -> torch.Tensor:
         """Penalty for the expected sparsities ``(measures,)``; a scalar in float32."""

@@ -45,10 +45,13 @@ class TargetSchedule(nn.Module):
         # No matrix product: autocast would run it in half precision.
         return (self._progress(step).unsqueeze(-1) * self.increments).sum(0)
 
-    def is_level(self, step: torch.Tensor) -> torch.Tensor:
-        """Whether the target is at one of its levels, and not on the way to it."""
+    def at_level(self, step: torch.Tensor) -> torch.Tensor:
+        """Which level the target is at, ``(levels,)``: all false on the way to one."""
         progress = self._progress(step)
-        return (progress[0] == 1) & ((progress == 0) | (progress == 1)).all()
+        reached = (progress == 1).sum()
+        settled = ((progress == 0) | (progress == 1)).all()
+        numbers = torch.arange(len(progress), device=progress.device)
+        return (numbers == reached - 1) & settled
 
     def next_level(self, step: float) -> int:
         """First optimiser step from ``step`` on at which the target is at a level."""

@@ -108,6 +108,7 @@ class SweepConfig:
             _read_grid(grid, f"{path}: grids[{number}]", config)
             for number, grid in enumerate(config.grids)
         ]
+        config._check_names(path)
         if not re.fullmatch(r"[\w.-]+", str(config.name)):
             raise HJPruneError(f"{path}: name is '{config.name}'; it makes the name of a directory")
         if config.launcher not in LAUNCHERS:
@@ -115,6 +116,29 @@ class SweepConfig:
                 f"{path}: launcher is {config.launcher!r}; it is {' or '.join(LAUNCHERS)}"
             )
         return config
+
+    def _check_names(self, path: str | Path) -> None:
+        """Two points must not make the same experiment, nor one method the same target twice."""
+        experiments: dict[tuple[str, ...], str] = {}
+        targets: dict[tuple[str, str, int | None, str], str] = {}
+        for point in self.points():
+            options = dict(point.options)
+            made_by = options.get("prune_config") or options.get("criterion", "macs")
+            upstream = options.get("upstream_tag") or options.get("upstream", "")
+            key = (made_by, options.get("units", ""), upstream, point.target, str(point.seed))
+            other = experiments.setdefault(key, point.name)
+            if other != point.name:
+                raise HJPruneError(
+                    f"{path}: {other} and {point.name} would be one experiment of the recipe; give "
+                    "each method a prune_config of its own, and each upstream an upstream_tag"
+                )
+            for target in [point.target] if "=" in point.target else point.target.split():
+                single = (point.method, point.upstream, point.seed, target)
+                if targets.setdefault(single, point.target) != point.target:
+                    raise HJPruneError(
+                        f"{path}: {point.method} has the target {target} both in "
+                        f"'{targets[single]}' and in '{point.target}'; make them two methods"
+                    )
 
     def points(self) -> list[Point]:
         """All points, each once, in the order of the grids."""
@@ -166,6 +190,13 @@ def _check_options(options: Any, option: str) -> None:
             raise HJPruneError(f"{option}.{name} must be a text, a number, true or false")
 
 
+def _normal(target: float | str) -> str:
+    """The same text for the same target."""
+    return " ".join(
+        re.sub(r"(?<![\d.])\d*\.\d+", lambda m: f"{float(m[0]):g}", str(target)).split()
+    )
+
+
 def _read_grid(values: Any, option: str, config: SweepConfig) -> Grid:
     for name in ("methods", "targets"):
         if not isinstance(values, Mapping) or not values.get(name):
@@ -175,13 +206,24 @@ def _read_grid(values: Any, option: str, config: SweepConfig) -> Grid:
         if not isinstance(getattr(grid, name), list):
             raise HJPruneError(f"{option}.{name} is a list, such as [{getattr(grid, name)}]")
     for name, known in (("methods", config.methods), ("upstreams", config.upstreams)):
-        unknown = [str(value) for value in getattr(grid, name) if value not in known]
+        unknown = [str(value) for value in getattr(grid, name) if str(value) not in known]
         if unknown:
             raise HJPruneError(
                 f"{option}.{name} has {', '.join(unknown)}, but {name} of the sweep are "
                 f"{', '.join(known) or 'none'}"
             )
+    grid.targets = [_normal(target) for target in grid.targets]
     for target in grid.targets:
+        shares = str(target).split()
+        if "=" not in str(target) and len(shares) > 1 and sorted(set(shares)) != shares:
+            raise HJPruneError(f"{option}.targets has '{target}', which does not rise")
+        for method in grid.methods:
+            separate = config.methods[method].get("criterion") == "sepsize"
+            if separate != (sorted(s.split("=")[0] for s in shares) == ["cnn", "transformer"]):
+                raise HJPruneError(
+                    f"{option}.targets has '{target}' for {method}; give 'cnn=X transformer=Y' "
+                    "to methods with criterion sepsize, and to no other"
+                )
         for share in re.sub(r"\b(cnn|transformer)=", "", str(target)).split() or [""]:
             if not re.fullmatch(r"0?\.\d+", share) or float(share) == 0:
                 raise HJPruneError(

@@ -150,16 +150,15 @@ def run_job(
     start = time.monotonic()
     job.directory.mkdir(parents=True, exist_ok=True)
     job.forget()
+    groups = groups or ProcessGroups()
     with job.log.open("w", encoding="utf-8") as log:
         for number, command in enumerate(job.commands):
-            with _alone(job.lock if number == job.alone else None):
-                status = _run(
-                    command,
-                    job.working_directory,
-                    log,
-                    environment or {},
-                    groups or ProcessGroups(),
-                )
+            try:
+                with _alone(job.lock if number == job.alone else None):
+                    status = _run(command, job.working_directory, log, environment or {}, groups)
+            except OSError as error:
+                log.write(f"{' '.join(command)} cannot be started: {error}\n")
+                status = NOT_STARTED
             if status != 0:
                 return status
     state = JobState(
@@ -178,19 +177,15 @@ def _run(
     environment: Mapping[str, str],
     groups: ProcessGroups,
 ) -> int:
-    try:
-        process = subprocess.Popen(
-            command,
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | dict(environment),
-            start_new_session=True,
-        )
-    except OSError as error:
-        log.write(f"{command[0]} cannot be started: {error}\n")
-        return NOT_STARTED
+    process = subprocess.Popen(
+        command,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=os.environ | dict(environment),
+        start_new_session=True,
+    )
     groups.add(process.pid)
     try:
         return process.wait()

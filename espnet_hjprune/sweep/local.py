@@ -13,11 +13,14 @@ from espnet_hjprune.sweep.job import Job, ProcessGroups, run_job
 
 # How often the stages of running jobs are looked up, in seconds.
 POLL_SECONDS = 2.0
+# End the jobs too, as an interrupt does; the second comes when the terminal is closed.
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_here(
     jobs: Sequence[Job],
     parallel: int,
+    gpus_per_job: int,
     ended: Callable[[Job, bool], None],
     poll: Callable[[Sequence[Job]], None],
 ) -> None:
@@ -26,13 +29,14 @@ def run_here(
     Args:
         jobs: in the order in which they start.
         parallel: jobs that run at once; they share CPUs and GPUs.
+        gpus_per_job: GPUs that each job sees; 0 for all.
         ended: called with every job that has ended and whether it is finished.
         poll: called every few seconds with the jobs that are running.
     """
     places = queue.SimpleQueue[int]()
     for place in range(parallel):
         places.put(place)
-    devices = _gpus() if parallel > 1 else []
+    devices = _gpus() if parallel > 1 and gpus_per_job > 0 else []
     running: list[Job] = []
     groups = ProcessGroups()
 
@@ -45,7 +49,9 @@ def run_here(
                 cpus = len(os.sched_getaffinity(0))
                 environment["OMP_NUM_THREADS"] = str(max(1, cpus // parallel))
             if devices:
-                environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
+                first = place * gpus_per_job
+                mine = {devices[n % len(devices)]: None for n in range(first, first + gpus_per_job)}
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
             return run_job(job, environment, groups) == 0
         finally:
             running.remove(job)
@@ -54,7 +60,7 @@ def run_here(
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in ENDING_SIGNALS}
     pool = ThreadPoolExecutor(parallel)
     try:
         waiting: dict[Future[bool], Job] = {pool.submit(work, job): job for job in jobs}
@@ -66,7 +72,8 @@ def run_here(
     finally:
         groups.stop()
         pool.shutdown(cancel_futures=True)
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _gpus() -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -94,14 +96,28 @@ class Sweep:
         logging.info("%d of %d points are finished already", done, len(chosen))
         if not left:
             return
-        # One after another: upstreams share the data.
-        self._run(self.preparations(left), 1, "preparing")
-        jobs = [self.job(point) for point in left]
-        self._run(jobs, self.config.parallel, "points", done)
+        with self._locked():
+            # One after another: upstreams share the data.
+            self._run(self.preparations(left), 1, "preparing")
+            jobs = [self.job(point) for point in left]
+            self._run(jobs, self.config.parallel, "points", done)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other sweeps out of the directory."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / ".running").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise HJPruneError(
+                    f"{self.directory} cannot be locked ({error.strerror}); is another sweep at "
+                    "work in it? Wait for it, or give both another --dir"
+                ) from error
+            yield
 
     def _run(self, jobs: Sequence[Job], parallel: int, title: str, done: int = 0) -> None:
         failed: list[Job] = []
-        self.directory.mkdir(parents=True, exist_ok=True)
         with progress_bar(total=done + len(jobs), initial=done, desc=title, unit="job") as bar:
 
             def ended(job: Job, finished: bool) -> None:
@@ -120,7 +136,8 @@ class Sweep:
                 folder = self.directory / "slurm"
                 run_on_cluster(jobs, parallel, self.config.slurm, folder, ended, poll)
             else:
-                run_here(jobs, parallel, ended, poll)
+                gpus = int(self.config.options.get("ngpu", 0))
+                run_here(jobs, parallel, gpus, ended, poll)
         if failed:
             raise HJPruneError(
                 f"{len(failed)} of {len(jobs)} jobs failed: "

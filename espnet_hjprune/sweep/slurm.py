@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import subprocess
@@ -52,7 +53,7 @@ def run_on_cluster(
                 "where jobs can be submitted, or set launcher: local"
             )
     queued = _queue()
-    numbers = {job: _submitted(job) for job in jobs}
+    numbers = {job: _submitted(job, queued) for job in jobs}
     # Points of an earlier call may have ended since the caller looked.
     new = [
         job
@@ -113,17 +114,31 @@ def _submit(
             f"the jobs could not be submitted ({reason}); look at the parameters under slurm"
         ) from error
     for job, number in zip(jobs, numbers, strict=True):
-        write_text(job.directory / "slurm_job", f"{number}\n")
+        commands = [list(command) for command in job.commands]
+        write_text(
+            job.directory / "slurm_job", json.dumps({"number": number, "commands": commands}) + "\n"
+        )
     logging.info("Submitted %d jobs: %s to %s", len(jobs), numbers[0], numbers[-1])
     return dict(zip(jobs, numbers, strict=True))
 
 
-def _submitted(job: Job) -> str:
-    """Number of the job that was submitted last for this one, or nothing."""
+def _submitted(job: Job, queued: set[str]) -> str:
+    """Number of the job that was submitted last for this one, or nothing.
+
+    Raises:
+        HJPruneError: that job is in the queue and does something else.
+    """
     try:
-        return (job.directory / "slurm_job").read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
+        noted = json.loads((job.directory / "slurm_job").read_text(encoding="utf-8"))
+        number, commands = str(noted["number"]), noted["commands"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return ""
+    if number in queued and commands != [list(command) for command in job.commands]:
+        raise HJPruneError(
+            f"{job.name} is in the queue with other options, as job {number}; wait for it or "
+            f"cancel it (scancel {number})"
+        )
+    return number
 
 
 def _queue() -> set[str]:
