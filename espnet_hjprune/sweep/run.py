@@ -16,7 +16,7 @@ from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.sweep.config import Point, SweepConfig
 from espnet_hjprune.sweep.job import Job
 from espnet_hjprune.sweep.local import run_here
-from espnet_hjprune.sweep.slurm import run_on_cluster
+from espnet_hjprune.sweep.slurm import jobs_in_queue, run_on_cluster
 
 
 class Sweep:
@@ -97,9 +97,13 @@ class Sweep:
         if not left:
             return
         with self._locked():
-            # One after another: upstreams share the data.
-            self._run(self.preparations(left), 1, "preparing")
             jobs = [self.job(point) for point in left]
+            on_cluster = self.config.launcher == "slurm"
+            queued = jobs_in_queue(jobs) if on_cluster else []
+            new = [point for point, job in zip(left, jobs, strict=True) if job not in queued]
+            if new:
+                # One after another: upstreams share the data.
+                self._run(self.preparations(new), 1, "preparing")
             self._run(jobs, self.config.parallel, "points", done)
 
     @contextmanager

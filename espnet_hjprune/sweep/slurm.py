@@ -46,12 +46,7 @@ def run_on_cluster(
     Raises:
         HJPruneError: submitit or Slurm is missing, or refuses the jobs.
     """
-    for program in ("sbatch", "squeue"):
-        if shutil.which(program) is None:
-            raise HJPruneError(
-                f"launcher: slurm needs the program {program}, which is not here; start the sweep "
-                "where jobs can be submitted, or set launcher: local"
-            )
+    _check_programs()
     queued = _queue()
     numbers = {job: _submitted(job, queued) for job in jobs}
     # Points of an earlier call may have ended since the caller looked.
@@ -85,6 +80,26 @@ def run_on_cluster(
                 left.remove(job)
                 ended(job, job.is_finished())
         poll([job for job in left if job not in missing])
+
+
+def jobs_in_queue(jobs: Sequence[Job]) -> list[Job]:
+    """Those of the jobs that an earlier call submitted and that have not ended.
+
+    Raises:
+        HJPruneError: Slurm is missing, or one is there with other commands.
+    """
+    _check_programs()
+    queued = _queue()
+    return [job for job in jobs if _submitted(job, queued) in queued]
+
+
+def _check_programs() -> None:
+    for program in ("sbatch", "squeue"):
+        if shutil.which(program) is None:
+            raise HJPruneError(
+                f"launcher: slurm needs the program {program}, which is not here; start the sweep "
+                "where jobs can be submitted, or set launcher: local"
+            )
 
 
 def _submit(
