@@ -1,7 +1,9 @@
 """Sweeps: grids, jobs that fail, are killed and repeated, and the report of what is finished."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +141,18 @@ def test_points_of_the_grids(recipe):
         ({"methods": {"macs": {"stage": 3}}}, "methods.macs.stage: the sweep sets this option"),
         ({"methods": {"macs": ["size"]}}, "has lines 'option: value'"),
         ({"options": {"mini": None}}, "options.mini must be a text"),
+        (
+            {"grids": [{"methods": ["macs"], "targets": [0.4, "0.2 0.4"]}]},
+            "has the target 0.4 both in '0.4' and in '0.2 0.4'",
+        ),
+        ({"grids": [{"methods": ["macs"], "targets": ["0.4 0.2"]}]}, "which does not rise"),
+        ({"grids": [{"methods": ["sepsize"], "targets": [0.4]}]}, "criterion sepsize, and to no"),
+        ({"grids": [{"methods": ["sepsize"], "targets": ["cnn=0.4"]}]}, "criterion sepsize, and"),
+        ({"grids": [{"methods": [["macs"]], "targets": [0.4]}]}, r"has \['macs'\], but methods"),
+        (
+            {"methods": CONFIG["methods"] | {"size": {"criterion": "macs", "ramp_epochs": 3}}},
+            r"a-macs-0\.4 and a-size-0\.4 would be one experiment of the recipe",
+        ),
         ({"launcher": "pbs"}, "it is local or slurm"),
         ({"parallel": 0}, "must be at least 1"),
         ({"paralel": 2}, "has no option paralel"),
@@ -193,6 +207,34 @@ def test_failed_points_are_reported_and_repeated(recipe):
     ]
 
 
+def test_two_sweeps_keep_out_of_one_directory(recipe):
+    Path("exp/sweep_test").mkdir(parents=True)
+    with Path("exp/sweep_test/.running").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(HJPruneError, match="is another sweep at work in it"):
+            run()
+    assert calls() == []
+    run()
+
+
+def test_what_went_wrong_is_not_hidden_by_the_report(recipe):
+    run()
+    Path("exp/sweep_test/a-macs-0.4/results.json").write_text("{}")
+    Path("fail").touch()
+    shutil.rmtree("exp/sweep_test/a-size-0.6")
+    with pytest.raises(HJPruneError, match=r"1 of 1 jobs failed: a-size-0\.6"):
+        run()
+
+
+def test_jobs_get_gpus_of_their_own(recipe, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
+    noting = 'echo "$CUDA_VISIBLE_DEVICES" >>gpus; echo "stage'
+    Path("run.sh").write_text(Path("run.sh").read_text().replace('echo "stage', noting))
+    Path("sweep.yaml").write_text(yaml.safe_dump(CONFIG | {"options": {"ngpu": 2}, "parallel": 2}))
+    run()
+    assert set(Path("gpus").read_text().split()) == {"3,5,6,7", "3,5", "6,7"}
+
+
 def test_other_options_are_run_anew(recipe):
     run()
     calls()
@@ -213,7 +255,7 @@ def test_a_failed_preparation_ends_the_sweep(recipe):
     assert not Path("exp/sweep_test/a-macs-0.4").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_interrupted_sweep_leaves_nothing_running(recipe, number):
     Path("wait").touch()
     arguments = [sys.executable, "-m", "espnet_hjprune.bin.sweep", "--config", "sweep.yaml"]
