@@ -45,6 +45,11 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def headline(figure: Figure, text: str) -> None:
+    """Write the headline of a whole figure."""
+    figure.suptitle(text, fontsize=12, fontweight="bold", x=0.01, ha="left")
+
+
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG and return its path."""
     path = Path(path)

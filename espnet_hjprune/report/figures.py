@@ -20,6 +20,7 @@ from espnet_hjprune.report.drawing import (
     MUTED,
     OUTLINE,
     STYLE,
+    headline,
     new_figure,
     save,
 )
@@ -110,14 +111,11 @@ def plot_architecture(summary: Mapping[str, Any], path: str | Path) -> Path:
         for axis, panel in zip(axes, panels, strict=True):
             slot = 72 * 0.85 * inches * max(len(panel[1]), 6) / sum(n_layers) / len(panel[1])
             _draw_layers(axis, *panel, slot)
-        figure.suptitle(
+        headline(
+            figure,
             f"{method_name(dict(summary))}: {width}, "
             f"{actual['macs'] / 1e9:.3g} of {full['macs'] / 1e9:.3g} GMACs, "
             f"{actual['params'] / 1e6:.3g} of {full['params'] / 1e6:.3g} M parameters",
-            fontsize=12,
-            fontweight="bold",
-            x=0.01,
-            ha="left",
         )
         return save(figure, path)
 
@@ -186,7 +184,7 @@ def plot_pruning(log: TrainingLog, title: str, path: str | Path) -> Path:
                 axes.legend(fontsize=8.5, handlelength=1.8)
         loss.set_xlabel("epoch")
         quality.set_xlabel("epoch")
-        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+        headline(figure, title)
         return save(figure, path)
 
 
@@ -256,7 +254,7 @@ def plot_tradeoff(
             )
         axes.set_title(f"{metric} (%)", pad=10)
         axes.set_xlabel("MACs removed (%)")
-        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+        headline(figure, title)
         return save(figure, path)
 
 
@@ -315,7 +313,7 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
         axes.set_xlabel("predicted")
         axes.set_ylabel("true, with the number of utterances")
         axes.set_title("share of a row's utterances (%)")
-        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+        headline(figure, title)
         return save(figure, path)
 
 
@@ -362,11 +360,5 @@ def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
         axes.set_xlabel("MAC reduction (times)")
         axes.set_title(f"speed-up against {rows[0]['model']} (times)")
         axes.legend(loc="upper left", fontsize=8.5)
-        figure.suptitle(
-            f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}",
-            fontsize=12,
-            fontweight="bold",
-            x=0.01,
-            ha="left",
-        )
+        headline(figure, f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}")
         return save(figure, path)

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 import matplotlib
 from matplotlib import colormaps
 
-from espnet_hjprune.report.drawing import COLOURS, INK, MUTED, OUTLINE, STYLE, new_figure, save
+from espnet_hjprune.report.drawing import (
+    COLOURS,
+    INK,
+    MUTED,
+    OUTLINE,
+    STYLE,
+    headline,
+    new_figure,
+    save,
+)
 from espnet_hjprune.report.sweep_record import SweepRecord, SweptGroup, pareto_front
 
 if TYPE_CHECKING:
@@ -57,7 +66,7 @@ def plot_methods(record: SweepRecord, upstream: str, path: str | Path) -> Path:
             )
             _name_axes(axes, record, test_set)
         panels[0].legend(loc="best", fontsize=8.5)
-        figure.suptitle(f"{upstream}: methods", fontsize=12, fontweight="bold", x=0.01, ha="left")
+        headline(figure, f"{upstream}: methods")
         return save(figure, path)
 
 
@@ -93,13 +102,7 @@ def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path)
             axes.margins(x=0.2, y=0.15)
             _name_axes(axes, record, test_set)
         panels[0].legend(loc="best", fontsize=8.5)
-        figure.suptitle(
-            f"{upstream}: separate targets of {method}",
-            fontsize=12,
-            fontweight="bold",
-            x=0.01,
-            ha="left",
-        )
+        headline(figure, f"{upstream}: separate targets of {method}")
         return save(figure, path)
 
 
@@ -135,9 +138,7 @@ def plot_remaining(record: SweepRecord, upstream: str, method: str, path: str | 
             axes.set_xlabel("layer")
         panels[0].set_ylabel("target")
         figure.colorbar(image, ax=panels, shrink=0.8, label="share left")
-        figure.suptitle(
-            f"{upstream}: what {method} leaves", fontsize=12, fontweight="bold", x=0.01, ha="left"
-        )
+        headline(figure, f"{upstream}: what {method} leaves")
         return save(figure, path)
 
 

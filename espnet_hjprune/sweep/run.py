@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -48,14 +48,10 @@ class Sweep:
         """One job for each upstream: data, and the fine-tuned model that is pruned."""
         jobs = []
         for upstream in dict.fromkeys(point.upstream for point in points):
-            command = [f"./{self.recipe.name}"]
-            for name, value in self.config.upstream_options(upstream).items():
-                command += [f"--{name}", value]
-            command += ["--stage", "1", "--stop_stage", "3"]
+            options = self.config.upstream_options(upstream)
+            command = self._command(options | {"stage": "1", "stop_stage": "3"})
             name = f"{upstream}-prepare"
-            jobs.append(
-                Job(name, self.directory / name, self.recipe.parent, commands=(tuple(command),))
-            )
+            jobs.append(Job(name, self.directory / name, self.recipe.parent, commands=(command,)))
         return jobs
 
     def job(self, point: Point) -> Job:
@@ -64,20 +60,25 @@ class Sweep:
         result = directory / "results.json"
         # Relative, so that the directory of the sweep may be moved together with the recipe.
         copy = os.path.relpath(result, self.recipe.parent)
-        words = [f"./{self.recipe.name}"]
-        for name, value in point.options:
-            words += [f"--{name}", value]
-        train = [*words, "--stage", "4", "--stop_stage", "6"]
-        score = [*words, "--results_copy", copy, "--stage", "7", "--stop_stage", "7"]
+        options = dict(point.options)
+        train = self._command(options | {"stage": "4", "stop_stage": "6"})
+        score = self._command(options | {"results_copy": copy, "stage": "7", "stop_stage": "7"})
         return Job(
             point.name,
             directory,
             self.recipe.parent,
-            commands=(tuple(train), tuple(score)),
+            commands=(train, score),
             result=result,
             alone=1,
             lock=self.directory / ".scoring",
         )
+
+    def _command(self, options: Mapping[str, str]) -> tuple[str, ...]:
+        """The recipe's command, as it is started in the recipe's directory."""
+        words = [f"./{self.recipe.name}"]
+        for name, value in options.items():
+            words += [f"--{name}", value]
+        return tuple(words)
 
     def run(self, only: str | None = None) -> None:
         """Run what is not finished.
