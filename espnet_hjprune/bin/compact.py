@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         compact_model,
         finetune_config,
         load_gated_model,
+        unpruned_model,
     )
 
     model = load_gated_model(config, args.model_file)
@@ -102,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_text(output / "config.yaml", yaml.safe_dump(result.config, sort_keys=False))
     if finetune is not None:
         target = Path(args.finetune_output or output / "finetune.yaml")
-        text = yaml.safe_dump(finetune_config(result.config, finetune), sort_keys=False)
-        write_text(target, text)
+        training = finetune_config(result.config, finetune, unpruned_model(config))
+        write_text(target, yaml.safe_dump(training, sort_keys=False))
     write_text(output / "summary.json", json.dumps(result.summary, indent=2) + "\n")
     summary = result.summary
     logging.info(

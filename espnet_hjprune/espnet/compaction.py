@@ -227,7 +227,8 @@ def compact_config(
     """The gated model's configuration with the compact architecture and without gates."""
     new = copy.deepcopy(dict(config))
     source = "the training configuration"
-    plugin_options(new, source).pop("pruning")
+    for name in ("pruning", "distillation"):
+        plugin_options(new, source).pop(name, None)
     options = upstream_options(new, source)
     for name in ("upstream", "path_or_url"):
         options.pop(name, None)
@@ -238,12 +239,21 @@ def compact_config(
     return new
 
 
-def finetune_config(compact: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+def unpruned_model(gated: Mapping[str, Any]) -> str | None:
+    """Weights of the whole model that a pruning started from, by its configuration."""
+    whole = [entry for entry in gated.get("init_param") or [] if ":" not in entry]
+    return whole[0] if len(whole) == 1 else None
+
+
+def finetune_config(
+    compact: Mapping[str, Any], base: Mapping[str, Any], unpruned: str | None = None
+) -> dict[str, Any]:
     """Training configuration ``base`` for the model of configuration ``compact``.
 
     Everything that makes up the model comes from ``compact``, what belongs to the model and to
-    its loss where ``base`` does not set it; dropout and masking of the upstream, and all other
-    options, come from ``base``.
+    its loss where ``base`` does not set it; dropout, masking and distillation of the upstream, and
+    all other options, come from ``base``. The teacher of a distillation that names none is
+    ``unpruned``.
     """
     new = copy.deepcopy(dict(base))
     for name in compact:
@@ -253,10 +263,13 @@ def finetune_config(compact: Mapping[str, Any], base: Mapping[str, Any]) -> dict
         if name in compact:
             new.setdefault(name, copy.deepcopy(compact[name]))
     conf = plugin_option(new, "the compact model") + "_conf"
-    for name in ("dropout", "masking"):
+    for name in ("dropout", "masking", "distillation"):
         new[conf].pop(name, None)
         if name in (base.get(conf) or {}):
             new[conf][name] = copy.deepcopy(base[conf][name])
+    distillation = new[conf].get("distillation")
+    if distillation is not None and not distillation.get("teacher"):
+        distillation["teacher"] = unpruned
     return new
 
 

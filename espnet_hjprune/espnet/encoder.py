@@ -30,6 +30,7 @@ class HJPruneEncoder(AbsEncoder):
         dropout: dict[str, float] | None = None,
         masking: dict[str, float] | None = None,
         pruning: dict[str, Any] | None = None,
+        distillation: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if input_size != 1:
@@ -38,7 +39,14 @@ class HJPruneEncoder(AbsEncoder):
                 "frontend: null and input_size: 1"
             )
         self.core = SpeechUpstream(
-            upstream_conf, download_dir, multilayer_feature, layer, dropout, masking, pruning
+            upstream_conf,
+            download_dir,
+            multilayer_feature,
+            layer,
+            dropout,
+            masking,
+            pruning,
+            distillation,
         )
 
     def output_size(self) -> int:

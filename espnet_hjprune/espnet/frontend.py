@@ -31,12 +31,20 @@ class HJPruneFrontend(AbsFrontend):
         dropout: dict[str, float] | None = None,
         masking: dict[str, float] | None = None,
         pruning: dict[str, Any] | None = None,
+        distillation: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if str(fs).lower() not in ("16000", "16k"):
             raise HJPruneError(f"fs is {fs}, but the upstreams take 16 kHz audio; set fs to 16k")
         self.core = SpeechUpstream(
-            frontend_conf, download_dir, multilayer_feature, layer, dropout, masking, pruning
+            frontend_conf,
+            download_dir,
+            multilayer_feature,
+            layer,
+            dropout,
+            masking,
+            pruning,
+            distillation,
         )
         self.hop_length = self.core.config.downsampling
         self._register_load_state_dict_pre_hook(self._accept_stock_weights)

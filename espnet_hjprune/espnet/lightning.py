@@ -9,6 +9,7 @@ import torch
 from espnet2.tasks.abs_task import scheduler_classes
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.distillation import add_teacher
 from espnet_hjprune.espnet.model import find_pruners, find_upstreams
 from espnet_hjprune.espnet.options import check_options
 
@@ -24,6 +25,7 @@ def prepare(module_class: type) -> None:
         if find_upstreams(self.model):
             _check(self.args, self.model)
         if not find_pruners(self.model):
+            add_teacher(self.task_class, vars(self.args), self.model)
             return configure_without(self)
         (optimizer,) = self.task_class.build_optimizers(self.args, self.model)
         scheduler = scheduler_classes[self.args.scheduler](optimizer, **self.args.scheduler_conf)

@@ -62,14 +62,22 @@ def register_with(module: ModuleType) -> None:
 
 
 def _check_trainings_of(task: type) -> None:
-    """Let ESPnet's tasks check their options before they train; decoding does not come here."""
+    """Let ESPnet's tasks check their options and get a teacher before they train.
+
+    Decoding does not come here.
+    """
     build = vars(task)["build_optimizers"]
 
     @functools.wraps(build.__func__)
     def build_optimizers(cls: type, args: argparse.Namespace, model: Any) -> Any:
+        from espnet_hjprune.espnet.model import find_upstreams
         from espnet_hjprune.espnet.options import check_options
 
         check_options(vars(args), model)
+        if find_upstreams(model):
+            from espnet_hjprune.espnet.distillation import add_teacher
+
+            add_teacher(cls, vars(args), model)
         return build.__func__(cls, args, model)
 
     task.build_optimizers = classmethod(build_optimizers)  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,9 @@ from espnet_hjprune.nn.config import (
     build_dataclass,
 )
 from espnet_hjprune.nn.encoder import SpeechEncoder
+from espnet_hjprune.nn.gating import GateValues
 from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.distillation import DistillationConfig
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.upstream.s3prl_source import load_upstream
 
@@ -30,6 +32,21 @@ UPSTREAM_OPTIONS = (
     "normalize",
     "extra_conf",
 )
+
+
+@dataclass
+class HiddenStates:
+    """Hidden states of one forward pass.
+
+    Attributes:
+        states: input of every Transformer layer and output, each ``(batch, time, hidden)``.
+        frames: valid frames ``(batch,)``.
+        keep: ``(hidden,)``, 0 for features that were closed; ``None`` where none are.
+    """
+
+    states: list[torch.Tensor]
+    frames: torch.Tensor
+    keep: torch.Tensor | None
 
 
 class SpeechUpstream(nn.Module):
@@ -47,6 +64,7 @@ class SpeechUpstream(nn.Module):
         dropout: options of :class:`DropoutConfig`.
         masking: options of :class:`MaskingConfig`.
         pruning: options of :class:`PruningConfig`; ``None`` for no gates.
+        distillation: options of :class:`DistillationConfig`; ``None`` for no teacher.
 
     Raises:
         HJPruneError: a wrong option, upstream or checkpoint, or a target that cannot be met.
@@ -61,6 +79,7 @@ class SpeechUpstream(nn.Module):
         dropout: Mapping[str, float] | None = None,
         masking: Mapping[str, float] | None = None,
         pruning: Mapping[str, Any] | None = None,
+        distillation: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         options = upstream_conf if upstream_conf is not None else {}
@@ -109,6 +128,12 @@ class SpeechUpstream(nn.Module):
             Pruner(config, PruningConfig.from_dict(pruning)) if pruning is not None else None
         )
         self.constraint_in_loss = False
+        self.distillation = (
+            DistillationConfig.from_dict(distillation) if distillation is not None else None
+        )
+        # Keep the hidden states of a forward pass in `hidden_states`.
+        self.keeps_states = False
+        self.hidden_states: HiddenStates | None = None
         # Whether utterances are encoded as if each was alone in its batch.
         self.alone = False
         if self.pruner is not None:
@@ -153,8 +178,10 @@ class SpeechUpstream(nn.Module):
         if self.training:
             self._check_training()
         gates = self.pruner() if self.pruner is not None else None
-        every = self.layer != -1 or self.layer_weights is not None
+        every = self.layer != -1 or self.layer_weights is not None or self.keeps_states
         states, frames = self.encoder(wave, lengths, gates, every, self.alone)
+        if self.keeps_states:
+            self.hidden_states = self._hidden_states(states, frames, gates)
         if self.layer_weights is not None:
             shares = self.layer_weights.softmax(0)
             features = torch.einsum("l,lbtd->btd", shares, torch.stack(states))
@@ -164,6 +191,16 @@ class SpeechUpstream(nn.Module):
             features = features.repeat_interleave(self.tile_factor, dim=1)
             frames = frames * self.tile_factor
         return features, frames
+
+    def _hidden_states(
+        self, states: list[torch.Tensor], frames: torch.Tensor, gates: GateValues | None
+    ) -> HiddenStates:
+        # The layers above are frozen.
+        read = states if self.layer == -1 else states[: self.layer + 1]
+        if self.encoder.output_positions is not None:
+            read = [state[..., self.encoder.output_positions] for state in read]
+        hidden = gates.hidden if gates is not None else None
+        return HiddenStates(read, frames, None if hidden is None else hidden.keep)
 
     def _check_training(self) -> None:
         if not self.weights_loaded:

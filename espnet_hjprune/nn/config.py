@@ -93,7 +93,6 @@ class RelativeBiasConfig:
         head_dim: features of the dense model that belong to one head's gates.
         gated: whether the bias is gated.
         columns: of every layer the columns that its heads use; ``None`` for all in order.
-        features: place of every hidden feature in the dense model; ``None`` for all in order.
     """
 
     buckets: int
@@ -102,7 +101,6 @@ class RelativeBiasConfig:
     head_dim: int
     gated: bool = True
     columns: list[list[int]] | None = None
-    features: list[int] | None = None
 
     def layer_columns(self, layer: int, heads: int) -> list[int]:
         """Columns of the table that the heads of a layer use."""
@@ -131,6 +129,8 @@ class EncoderConfig:
         projection_norm: whether frames are normalised before the projection (not in
             DistilHuBERT).
         relative: the relative position bias; ``None`` for none.
+        hidden_features: place of every hidden feature in the dense model; ``None`` for all in
+            order.
         normalize_states: normalise every state that readers get over its features.
         output_width: width that readers see; ``None`` for ``hidden_size``.
         output_positions: where the hidden features stand within ``output_width``; the other
@@ -151,6 +151,7 @@ class EncoderConfig:
     activation: Literal["gelu", "relu"] = "gelu"
     projection_norm: bool = True
     relative: RelativeBiasConfig | None = None
+    hidden_features: list[int] | None = None
     normalize_epsilon: float = 1e-5
     normalize_states: bool = False
     output_width: int | None = None
@@ -174,6 +175,11 @@ class EncoderConfig:
                 raise HJPruneError(
                     f"relative.columns has {columns} entries, not {self.heads}, the layers' heads"
                 )
+        if len(self.dense_features) != self.hidden_size:
+            raise HJPruneError(
+                f"hidden_features has {len(self.dense_features)} entries, not {self.hidden_size}, "
+                "the hidden size"
+            )
         if min([layer.channels for layer in self.conv_layers] + [self.hidden_size]) < 1:
             raise HJPruneError("every CNN layer and the hidden size need at least one unit")
 
@@ -204,6 +210,12 @@ class EncoderConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, fit for YAML and JSON."""
         return asdict(self)
+
+    @property
+    def dense_features(self) -> list[int]:
+        """Place of every hidden feature in the dense model."""
+        own = range(self.hidden_size)
+        return list(own if self.hidden_features is None else self.hidden_features)
 
     @property
     def output_size(self) -> int:

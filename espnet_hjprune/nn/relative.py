@@ -52,15 +52,17 @@ class RelativeBias(nn.Module):
 class BiasGate(nn.Module):
     """One layer's gates on the relative position bias, computed by each head from the input.
 
-    A head of the dense model reads ``head_dim`` of the input features. What is left of them after
-    pruning is looked up in the configuration.
+    A head of the dense model reads ``head_dim`` of the input features, of which pruning leaves
+    some. ``dense_features`` says where the hidden features stand in the dense model.
     """
 
-    def __init__(self, config: RelativeBiasConfig, columns: list[int], hidden: int) -> None:
+    def __init__(
+        self, config: RelativeBiasConfig, columns: list[int], dense_features: list[int]
+    ) -> None:
         super().__init__()
         self.proj = nn.Linear(config.head_dim, 2 * SUMMANDS)
         self.scale = nn.Parameter(torch.ones(len(columns)))
-        features = torch.tensor(config.features or range(hidden))
+        features = torch.tensor(dense_features)
         owner = features.div(config.head_dim, rounding_mode="floor")
         self.register_buffer("slots", features % config.head_dim, persistent=False)
         self.register_buffer("owned", torch.tensor(columns)[:, None] == owner, persistent=False)

@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
             if used != list(range(config.relative.heads)):
                 columns = torch.tensor(used, dtype=torch.long)
             if config.relative.gated:
-                self.bias_gate = BiasGate(config.relative, used, hidden)
+                self.bias_gate = BiasGate(config.relative, used, config.dense_features)
         self.register_buffer("columns", columns, persistent=False)
 
     def attention_mask(

@@ -52,7 +52,7 @@ class _Slicer:
         return channels
 
     def compact_relative(self) -> RelativeBiasConfig | None:
-        """The position bias of the kept heads, whose gates read the kept hidden features."""
+        """The position bias of the kept heads."""
         relative = self.config.relative
         if relative is None:
             return None
@@ -60,9 +60,14 @@ class _Slicer:
         for layer, kept in enumerate(self.heads):
             before = relative.layer_columns(layer, self.config.heads[layer])
             columns.append([before[head] for head in kept.tolist()])
-        features = relative.features or range(self.config.hidden_size)
-        kept_features = [features[i] for i in self.hidden.tolist()]
-        return replace(relative, columns=columns, features=kept_features)
+        return replace(relative, columns=columns)
+
+    def compact_features(self) -> list[int] | None:
+        """Place of every kept hidden feature in the dense model."""
+        if len(self.hidden) == self.config.hidden_size:
+            return self.config.hidden_features
+        before = self.config.dense_features
+        return [before[i] for i in self.hidden.tolist()]
 
     def compact_config(self) -> EncoderConfig:
         """Architecture of the compact encoder."""
@@ -84,6 +89,7 @@ class _Slicer:
                 depth=config.positional.depth,
             ),
             relative=self.compact_relative(),
+            hidden_features=self.compact_features(),
             output_width=None if positions is None else config.output_width,
             output_positions=None
             if positions is None

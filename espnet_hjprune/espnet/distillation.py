@@ -1,0 +1,250 @@
+"""The teacher of a training: the unpruned model, whose states and outputs the pruned one learns."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from espnet2.asr.ctc import CTC
+from espnet2.asr.decoder.abs_decoder import AbsDecoder
+from espnet2.asr.decoder.mlm_decoder import MLMDecoder
+from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
+from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+
+from espnet_hjprune.config_file import read_config
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.compaction import unpruned_model
+from espnet_hjprune.espnet.model import find_upstreams
+from espnet_hjprune.espnet.trained_upstream import read_weights
+from espnet_hjprune.espnet.upstream_module import HiddenStates, SpeechUpstream
+from espnet_hjprune.model_dir import NAME
+from espnet_hjprune.pruning.distillation import DistillationConfig, hidden_loss, logits_loss
+
+# Decoders that give no distribution, or draw what they predict.
+NO_OUTPUTS = (TransducerDecoder, MLMDecoder)
+
+
+def add_teacher(task: Any, options: Mapping[str, Any], model: AbsESPnetModel) -> None:
+    """Let the teacher that a training names add its losses to the model's, while it trains.
+
+    Args:
+        task: the class of the ESPnet task.
+        options: options of the training.
+        model: the model; one without distillation is left alone.
+
+    Raises:
+        HJPruneError: there is no teacher, it cannot be read, or it is a model of another kind.
+    """
+    taught = [u for u in find_upstreams(model).values() if u.distillation is not None]
+    if not taught:
+        return
+    if len(taught) > 1:
+        raise HJPruneError("the model has two upstreams with distillation; give it to one of them")
+    (student,) = taught
+    file = teacher_file(options, student)
+    teacher = load_teacher(task, file, options.get("token_list"))
+    logging.info("Taught by %s", file)
+    Distillation(student, model, teacher, file)
+
+
+def teacher_file(options: Mapping[str, Any], student: SpeechUpstream) -> str:
+    """Weights of the teacher: the one that is named, or the model that a pruning starts from.
+
+    Raises:
+        HJPruneError: there is none.
+    """
+    named = student.distillation.teacher if student.distillation is not None else None
+    if named:
+        return named
+    unpruned = unpruned_model(options) if student.pruner is not None else None
+    if unpruned is None:
+        raise HJPruneError(
+            "distillation has no teacher; set distillation.teacher to the weights of the "
+            "fine-tuned model without gates"
+        )
+    return unpruned
+
+
+def load_teacher(task: Any, file: str, token_list: Any = None) -> AbsESPnetModel:
+    """Build a fine-tuned model from the ``config.yaml`` beside its weights, for evaluation.
+
+    A model of ESPnet's ``s3prl`` frontend is read as one of ``hj_prune``.
+
+    Args:
+        task: the class of the ESPnet task.
+        file: the weights.
+        token_list: tokens of the student.
+
+    Raises:
+        HJPruneError: the files are missing or do not fit, the model has gates or other tokens.
+    """
+    state = read_weights(file)
+    config_file = Path(file).parent / "config.yaml"
+    config = copy.deepcopy(read_config(config_file))
+    if config.get("token_list") != token_list:
+        raise HJPruneError(f"the teacher {file} has other tokens than the model that it teaches")
+    if config.get("frontend") == "s3prl":
+        config["frontend"] = NAME
+    config["init"] = None
+    teacher = task.build_model(argparse.Namespace(**config))
+    upstreams = find_upstreams(teacher)
+    if len(upstreams) != 1:
+        raise HJPruneError(f"the teacher {file} has no single upstream hj_prune or s3prl")
+    (upstream,) = upstreams.values()
+    if upstream.pruner is not None:
+        raise HJPruneError(
+            f"the teacher {file} has gates; set distillation.teacher to a model without, such as "
+            "the fine-tuned one"
+        )
+    try:
+        teacher.load_state_dict(state)
+    except RuntimeError as error:
+        raise HJPruneError(
+            f"{file} does not hold the weights of the model that {config_file} describes "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from error
+    for module in teacher.modules():
+        # ESPnet decodes where a model is evaluated, and drops out of CTC's input at all times.
+        if getattr(module, "error_calculator", None) is not None:
+            module.error_calculator = None  # type: ignore[assignment]
+        if isinstance(module, CTC):
+            module.dropout_rate = 0.0
+    return teacher.eval().requires_grad_(False)
+
+
+@dataclass
+class Output:
+    """What a decoder or CTC has put out: logits ``(batch, [time,] classes)`` and their lengths."""
+
+    logits: torch.Tensor
+    lengths: torch.Tensor | None
+
+
+class OutputRecorder:
+    """Keeps what the CTC and decoder of a model put out during its forward passes."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.outputs: list[Output] = []
+        self.ctc_logits: torch.Tensor | None = None
+        for module in model.modules():
+            if isinstance(module, CTC):
+                module.ctc_lo.register_forward_hook(self._note_logits)
+                module.register_forward_hook(self._keep_ctc)
+            elif isinstance(module, AbsDecoder) and not isinstance(module, NO_OUTPUTS):
+                module.register_forward_hook(self._keep_decoded)
+
+    def take(self) -> list[Output]:
+        """What was put out since the last call."""
+        outputs, self.outputs = self.outputs, []
+        self.ctc_logits = None
+        return outputs
+
+    def _note_logits(self, module: Any, inputs: Any, logits: torch.Tensor) -> None:
+        self.ctc_logits = logits
+
+    def _keep_ctc(self, module: Any, inputs: Sequence[torch.Tensor], loss: Any) -> None:
+        if self.ctc_logits is not None:
+            self.outputs.append(Output(self.ctc_logits, inputs[1]))
+
+    def _keep_decoded(self, module: Any, inputs: Sequence[torch.Tensor], decoded: Any) -> None:
+        while isinstance(decoded, tuple):
+            decoded = decoded[0]
+        # Those that the Transformer decoder returns are none.
+        lengths = inputs[3] if decoded.dim() == 3 and len(inputs) > 3 else None
+        self.outputs.append(Output(decoded, lengths))
+
+
+class Distillation:
+    """Adds the distance from a teacher to the loss of a model in training.
+
+    The teacher is no part of the model: neither is it saved with it nor trained.
+    """
+
+    def __init__(
+        self, student: SpeechUpstream, model: AbsESPnetModel, teacher: AbsESPnetModel, file: str
+    ) -> None:
+        if student.distillation is None:
+            raise ValueError("the student has no options of distillation")
+        self.options: DistillationConfig = student.distillation
+        self.student = student
+        self.teacher = teacher
+        self.file = file
+        (self.upstream,) = find_upstreams(teacher).values()
+        self.places = self._places()
+        self.recorders = [OutputRecorder(m) for m in (model, teacher)]
+        student.keeps_states = self.upstream.keeps_states = True
+        model.register_forward_hook(self._add_losses, with_kwargs=True)
+
+    def _places(self) -> torch.Tensor:
+        """Where the teacher has the hidden features of the student."""
+        student, teacher = self.student.config, self.upstream.config
+        known = {feature: place for place, feature in enumerate(teacher.dense_features)}
+        layers = [len(config.heads) for config in (student, teacher)]
+        depth = self.student.layer if self.student.layer != -1 else layers[0]
+        if layers[0] != layers[1] or not known.keys() >= set(student.dense_features):
+            raise HJPruneError(
+                f"the teacher {self.file} is not the model that the pruned one comes from: it has "
+                f"{layers[1]} layers and {teacher.hidden_size} hidden features"
+            )
+        if max(self.options.layers or [0]) > depth:
+            raise HJPruneError(
+                f"distillation.layers has {max(self.options.layers or [0])}, but the last layer "
+                f"that is read is {depth}"
+            )
+        return torch.tensor([known[feature] for feature in student.dense_features])
+
+    def _add_losses(self, model: Any, inputs: Any, batch: dict[str, Any], result: Any) -> Any:
+        """Forward hook of the model."""
+        own, goal = self.student.hidden_states, self.upstream
+        outputs = self.recorders[0].take()
+        self.student.hidden_states = None
+        if not model.training or not isinstance(result, tuple):
+            return None
+        loss, stats, weight = result
+        self.teacher.to(loss.device)
+        with torch.no_grad():
+            self.teacher(*inputs, **batch)
+        goals = self.recorders[1].take()
+        goal_states, goal.hidden_states = goal.hidden_states, None
+        figures: dict[str, torch.Tensor] = {}
+        if self.options.hidden > 0:
+            figures["loss_hidden"] = self._hidden_loss(own, goal_states)
+            loss = loss + self.options.hidden * figures["loss_hidden"].to(loss.dtype)
+        if self.options.logits > 0 and outputs:
+            figures["loss_logits"] = self._logits_loss(outputs, goals)
+            loss = loss + self.options.logits * figures["loss_logits"].to(loss.dtype)
+        detached = {name: value.detach() for name, value in figures.items()}
+        return loss, stats | force_gatherable(detached, loss.device), weight
+
+    def _hidden_loss(self, own: HiddenStates | None, goal: HiddenStates | None) -> torch.Tensor:
+        if own is None or goal is None:
+            raise RuntimeError("the upstream has not been used in the forward pass")
+        layers = self.options.layers or range(len(own.states))
+        places = self.places.to(own.states[0].device)
+        frames = torch.arange(own.states[0].shape[1], device=places.device)
+        return hidden_loss(
+            [own.states[layer] for layer in layers],
+            [goal.states[layer][..., places] for layer in layers],
+            frames < own.frames.unsqueeze(1),
+            own.keep,
+        )
+
+    def _logits_loss(self, outputs: list[Output], goals: list[Output]) -> torch.Tensor:
+        if [output.logits.shape for output in outputs] != [goal.logits.shape for goal in goals]:
+            raise HJPruneError(
+                f"the teacher {self.file} gives other outputs than the model that it teaches; name "
+                "a teacher of the same kind, or set distillation.logits: 0"
+            )
+        return torch.stack(
+            [
+                logits_loss(own.logits, goal.logits, own.lengths, self.options.temperature)
+                for own, goal in zip(outputs, goals, strict=True)
+            ]
+        ).mean()
