@@ -303,13 +303,36 @@ def test_the_report_holds_what_is_finished(recipe):
     assert page == (directory / "index.html").read_text()
 
 
+def test_a_set_that_some_points_lack_is_left_open(recipe):
+    run()
+    for point, unpruned, pruned in (("a-macs-0.4-seed2", 50.0, 60.0), ("a-size-0.4", 50.0, 70.0)):
+        result = Path(f"exp/sweep_test/{point}/results.json")
+        record = json.loads(result.read_text())
+        record["models"][0]["values"]["test_far"] = unpruned
+        record["models"][1]["values"]["test_far"] = pruned
+        result.write_text(json.dumps(record))
+    run("--report_only")
+    text = Path("exp/sweep_test/RESULTS.md").read_text()
+    rows = {
+        (cells[0], cells[1]): cells[-1]
+        for line in text.split("## b")[0].splitlines()
+        if line.startswith("|")
+        for cells in [[cell.strip() for cell in line.split("|")[1:-1]]]
+    }
+    assert rows["method", "target"] == "test_far WER (%)"
+    assert rows["unpruned", "-"] == "50.00"
+    assert rows["macs", "0.4"] == "60.00 (1 of the seeds)"
+    assert rows["size", "0.4"] == "70.00"
+    assert rows["macs", "0.6"] == "-"
+
+
 def test_reports_refuse_what_is_no_result(recipe):
     run()
     result = Path("exp/sweep_test/a-macs-0.4/results.json")
     record = json.loads(result.read_text())
     record["metric"]["name"] = "accuracy"
     result.write_text(json.dumps(record))
-    with pytest.raises(HJPruneError, match="other metrics or test sets"):
+    with pytest.raises(HJPruneError, match="other metrics than one another"):
         run("--report_only")
     result.write_text("{}")
     with pytest.raises(HJPruneError, match=r"a-macs-0\.4/results\.json is no results\.json"):

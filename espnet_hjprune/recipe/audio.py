@@ -76,14 +76,29 @@ def resample(samples: np.ndarray, rate: int, target_rate: int) -> np.ndarray:
     return resample_poly(samples, target_rate // divisor, rate // divisor).astype(samples.dtype)
 
 
-def read_mono(path: str | Path, rate: int) -> np.ndarray:
+def read_mono(
+    path: str | Path, rate: int, start: float = 0.0, end: float | None = None
+) -> np.ndarray:
     """Read the first channel of a file as float32 samples in [-1, 1] at ``rate`` Hz.
 
+    Args:
+        path: The file.
+        rate: Of the result; audio of another rate is resampled.
+        start: Seconds to leave out.
+        end: Where to stop, in seconds; ``None`` for the end of the file.
+
     Raises:
-        AudioError: The file cannot be decoded to its end.
+        AudioError: The file cannot be decoded to its end, or starts later than ``start``.
     """
     try:
-        samples, file_rate = soundfile.read(os.fspath(path), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(os.fspath(path)) as audio:
+            file_rate = audio.samplerate
+            first = round(start * file_rate)
+            if first and first >= audio.frames:
+                raise AudioError(f"audio file {path} ends before {start:g} s")
+            audio.seek(first)
+            count = -1 if end is None else round(end * file_rate) - first
+            samples = audio.read(count, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"audio file {path} is unreadable ({error})") from None
     return resample(np.ascontiguousarray(samples[:, 0]), file_rate, rate)

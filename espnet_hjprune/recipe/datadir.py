@@ -16,13 +16,26 @@ from espnet_hjprune.errors import HJPruneError
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Part of a recording, ``start`` to ``end`` in seconds."""
+
+    recording: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
 class Utterance:
-    """One utterance of a corpus: its audio file, its transcript and who speaks."""
+    """One utterance of a corpus: its audio file, its transcript and who speaks.
+
+    ``segment`` tells which part of the file it is; ``None`` for all of it.
+    """
 
     utt_id: str
     speaker: str
     audio: str
     text: str
+    segment: Segment | None = None
 
 
 def read_table(path: str | Path) -> dict[str, str]:
@@ -63,6 +76,28 @@ def write_table(path: str | Path, table: Mapping[str, object]) -> None:
     write_text(path, "".join(f"{key} {table[key]}\n" for key in sorted(table)))
 
 
+def read_segments(path: str | Path) -> dict[str, Segment]:
+    """Read ``utterance recording start end`` lines, times in seconds.
+
+    Raises:
+        HJPruneError: The file is missing or a line has another form.
+    """
+    segments: dict[str, Segment] = {}
+    for utt_id, value in read_table(path).items():
+        try:
+            recording, start, end = value.split()
+            segments[utt_id] = Segment(recording, float(start), float(end))
+        except ValueError:
+            raise HJPruneError(
+                f"{path} has for {utt_id} no 'recording start end', but '{value}'; correct it"
+            ) from None
+        if not 0 <= segments[utt_id].start < segments[utt_id].end:
+            raise HJPruneError(
+                f"{path} has for {utt_id} a segment from {start} to {end} s; correct it"
+            )
+    return segments
+
+
 def speaker_table(utt2spk: Mapping[str, str]) -> dict[str, str]:
     """Turn utt2spk into spk2utt: every speaker with the sorted list of his utterances."""
     spk2utt: dict[str, list[str]] = {}
@@ -78,9 +113,12 @@ def write_data_dir(
 ) -> int:
     """Write wav.scp, text, utt2spk, spk2utt and spk2gender; return the number of utterances.
 
+    Where utterances are parts of recordings, wav.scp lists the recordings, and ``segments`` the
+    parts.
+
     Args:
         target: The data directory; a former one is replaced as a whole.
-        utterances: The utterances in any order.
+        utterances: The utterances in any order, all or none of them segments.
         genders: ``m`` or ``f`` of at least every speaker that occurs; ``None`` for a corpus that
             does not tell, which gets no spk2gender.
 
@@ -101,7 +139,15 @@ def write_data_dir(
     if unknown:
         raise HJPruneError(f"the gender of speaker {unknown[0]} is unknown; add the speaker")
     with replaced_directory(target) as directory:
-        write_table(directory / "wav.scp", {key: value.audio for key, value in by_id.items()})
+        segments = {key: value.segment for key, value in by_id.items() if value.segment}
+        audio = {
+            value.segment.recording if value.segment else key: value.audio
+            for key, value in by_id.items()
+        }
+        write_table(directory / "wav.scp", audio)
+        if segments:
+            lines = {k: f"{s.recording} {s.start:.3f} {s.end:.3f}" for k, s in segments.items()}
+            write_table(directory / "segments", lines)
         write_table(directory / "text", {key: value.text for key, value in by_id.items()})
         write_table(directory / "utt2spk", utt2spk)
         write_table(directory / "spk2utt", speaker_table(utt2spk))

@@ -14,6 +14,7 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.recipe import audio
 from espnet_hjprune.recipe.datadir import (
+    read_segments,
     read_table,
     speaker_table,
     write_table,
@@ -45,6 +46,15 @@ class AudioFormat:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where an utterance's audio is: a file, or its part from ``start`` to ``end`` seconds."""
+
+    path: str
+    start: float = 0.0
+    end: float | None = None
+
+
+@dataclass(frozen=True)
 class Result:
     """What became of an utterance.
 
@@ -66,19 +76,22 @@ class Result:
 
 
 def _convert(
-    item: tuple[str, str], target: AudioFormat, directory: Path, final_directory: Path
+    item: tuple[str, Source], target: AudioFormat, directory: Path, final_directory: Path
 ) -> Result:
     """Check one utterance's audio and copy it into ``directory`` where it does not fit."""
     utt_id, source = item
     try:
-        info = audio.probe(source)
-        if not target.min_seconds <= info.frames / info.rate <= target.max_seconds:
+        info = audio.probe(source.path)
+        length = info.frames / info.rate
+        if source.end is not None:
+            length = min(source.end, length) - source.start
+        if not target.min_seconds <= length <= target.max_seconds:
             return Result(too_short_or_long=True)
         resampled, mixed = info.rate != target.rate, info.channels > 1
         fits = (info.container, info.subtype) == (target.container.upper(), "PCM_16")
-        if fits and not (resampled or mixed or target.is_ark):
-            return Result(source, info.frames)
-        samples = audio.read_mono(source, target.rate)
+        if fits and source.end is None and not (resampled or mixed or target.is_ark):
+            return Result(source.path, info.frames)
+        samples = audio.read_mono(source.path, target.rate, source.start, source.end)
     except audio.AudioError as error:
         return Result(skipped=str(error))
     directory.mkdir(parents=True, exist_ok=True)
@@ -105,7 +118,7 @@ def _convert(
 
 
 def _convert_chunk(
-    job: tuple[int, Sequence[tuple[str, str]]], target: AudioFormat, root: Path, final_root: Path
+    job: tuple[int, Sequence[tuple[str, Source]]], target: AudioFormat, root: Path, final_root: Path
 ) -> list[Result]:
     """Convert the utterances of one chunk, which shares a directory and an ark file."""
     number, items = job
@@ -113,15 +126,33 @@ def _convert_chunk(
     return [_convert(item, target, root / name, final_root / name) for item in items]
 
 
+def read_sources(directory: Path) -> dict[str, Source]:
+    """Where the audio of every utterance of a data directory is, by ``wav.scp`` and ``segments``.
+
+    Raises:
+        HJPruneError: A file is missing or wrong, or a segment's recording is not in wav.scp.
+    """
+    files = read_table(directory / "wav.scp")
+    if not (directory / "segments").exists():
+        return {utt_id: Source(file) for utt_id, file in files.items()}
+    sources = {}
+    for utt_id, segment in read_segments(directory / "segments").items():
+        if segment.recording not in files:
+            raise HJPruneError(
+                f"{segment.recording} of {directory}/segments has no audio in {directory}/wav.scp; "
+                "add it"
+            )
+        sources[utt_id] = Source(files[segment.recording], segment.start, segment.end)
+    return sources
+
+
 def _check_tables(
-    source: Path, wav_scp: dict[str, str], text: dict[str, str], utt2spk: dict[str, str]
+    source: Path, sources: dict[str, Source], text: dict[str, str], utt2spk: dict[str, str]
 ) -> None:
     """Every utterance needs audio as a file, a transcript and a speaker."""
-    if (source / "segments").exists():
-        raise HJPruneError(f"{source}/segments is not supported; cut the audio into utterances")
-    if not wav_scp:
+    if not sources:
         raise HJPruneError(f"{source}/wav.scp is empty; prepare the data again")
-    for utt_id, entry in wav_scp.items():
+    for utt_id, entry in sources.items():
         if not text.get(utt_id):
             raise HJPruneError(
                 f"utterance {utt_id} has no transcript in {source}/text; add it, or remove the "
@@ -129,12 +160,12 @@ def _check_tables(
             )
         if utt_id not in utt2spk:
             raise HJPruneError(f"utterance {utt_id} has no speaker in {source}/utt2spk; add it")
-        if not entry or entry.endswith("|") or "/" in utt_id:
+        if not entry.path or entry.path.endswith("|") or "/" in utt_id:
             raise HJPruneError(
                 f"utterance {utt_id} of {source}/wav.scp must have an id without '/' and one audio "
                 "file, no command; write the audio to a file first"
             )
-    without_audio = sorted(text.keys() - wav_scp.keys())
+    without_audio = sorted(text.keys() - sources.keys())
     if without_audio:
         raise HJPruneError(
             f"utterance {without_audio[0]} of {source}/text has no audio in {source}/wav.scp; "
@@ -174,7 +205,8 @@ def format_data(source: Path, output: Path, target: AudioFormat, nj: int = 4) ->
     audio is named, left out and counted.
 
     Args:
-        source: A data directory with wav.scp, text and utt2spk.
+        source: A data directory with wav.scp, text, utt2spk and, where utterances are parts of
+            recordings, segments.
         output: The directory to make; a former one is replaced as a whole.
         target: The format.
         nj: Number of processes.
@@ -185,9 +217,10 @@ def format_data(source: Path, output: Path, target: AudioFormat, nj: int = 4) ->
     Raises:
         HJPruneError: An utterance lacks a transcript, a speaker or a file, or none is usable.
     """
-    wav_scp, text, utt2spk = (read_table(source / name) for name in ("wav.scp", "text", "utt2spk"))
-    _check_tables(source, wav_scp, text, utt2spk)
-    items = sorted(wav_scp.items())
+    sources = read_sources(source)
+    text, utt2spk = (read_table(source / name) for name in ("text", "utt2spk"))
+    _check_tables(source, sources, text, utt2spk)
+    items = sorted(sources.items())
     size = min(max(len(items) // (8 * nj), 1), MAX_CHUNK)
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
     with replaced_directory(output) as directory:

@@ -68,7 +68,7 @@ def _snr_db(part: str, random: Random) -> float | None:
 def _plan(config: MiniConfig, grammar: Grammar) -> dict[str, list[tuple[str, str, EspeakVoice]]]:
     """Say who reads what: (utterance, sentence, voice) of every part."""
     random = Random(config.seed)
-    sentences = grammar.sample(sum(config.utterances[part] for part in PARTS), random)
+    drawn = grammar.sample(sum(config.utterances[part] for part in PARTS), random)
     names = cycle(espeak_names(random))
     reader_id = FIRST_READER
     plan: dict[str, list[tuple[str, str, EspeakVoice]]] = {}
@@ -83,8 +83,14 @@ def _plan(config: MiniConfig, grammar: Grammar) -> dict[str, list[tuple[str, str
         for index in range(count):
             reader, voice = voices[index % len(voices)]
             utt_id = f"{reader}-{100 * reader + 1}-{index // len(voices):04d}"
-            plan[part].append((utt_id, sentences.pop(), voice))
+            plan[part].append((utt_id, drawn.pop(), voice))
     return plan
+
+
+def sentences(config: MiniConfig, grammar: Grammar = COMMANDS) -> set[str]:
+    """All sentences of the corpus."""
+    plan = _plan(config, grammar)
+    return {text for utterances in plan.values() for _, text, _ in utterances}
 
 
 def make_corpus(target: Path, config: MiniConfig, nj: int = 2, grammar: Grammar = COMMANDS) -> bool:

@@ -22,6 +22,7 @@ from espnet_hjprune.recipe.datadir import write_text
 from espnet_hjprune.recipe.mini import RATE, is_made, new_corpus
 from espnet_hjprune.recipe.slurp import SYNTHETIC, annotation_path, audio_dir, metadata_path
 from espnet_hjprune.recipe.synthesis import (
+    FLITE_VOICES,
     EspeakVoice,
     FliteVoice,
     Recording,
@@ -33,7 +34,6 @@ from espnet_hjprune.recipe.templates import Phrase, phrases
 
 SPEAKERS = 12
 TAKES = 2
-FLITE_VOICES = (("awb", "m", 110), ("rms", "m", 105), ("slt", "f", 175), ("kal", "m", 100))
 FIRST_SPEAKER, FIRST_PROMPT, FIRST_RECORDING = 101, 1001, 1400000000
 
 LEXICON: dict[str, tuple[str, ...]] = {

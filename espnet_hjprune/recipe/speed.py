@@ -56,6 +56,11 @@ def perturb_speed(source: Path, output: Path, factors: Sequence[float], nj: int 
     for factor in factors:
         if not 0.5 <= factor <= 2:
             raise HJPruneError(f"the speed factor {factor} is not between 0.5 and 2; correct it")
+    if (source / "segments").exists():
+        raise HJPruneError(
+            f"{source}/segments is not supported with speed perturbation; cut the audio into "
+            "utterances"
+        )
     wav_scp, text, utt2spk = (read_table(source / name) for name in ("wav.scp", "text", "utt2spk"))
     tables: dict[str, dict[str, str]] = {"wav.scp": {}, "text": {}, "utt2spk": {}}
 

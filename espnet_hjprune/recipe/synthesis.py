@@ -29,6 +29,9 @@ from espnet_hjprune.recipe import audio
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland")
 VARIANTS = ("f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m5", "m6", "m7")
 
+# Name, gender and fundamental frequency in Hz
+FLITE_VOICES = (("awb", "m", 110), ("rms", "m", 105), ("slt", "f", 175), ("kal", "m", 100))
+
 
 def _run(command: Sequence[str]) -> bytes:
     """Return what a synthesiser writes to standard output."""

@@ -39,11 +39,10 @@ def plot_methods(record: SweepRecord, upstream: str, path: str | Path) -> Path:
         figure = new_figure(1.0 + 4.4 * len(test_sets), 4.2)
         panels = figure.subplots(1, len(test_sets), squeeze=False)[0]
         for axes, test_set in zip(panels, test_sets, strict=True):
-            axes.axhline(unpruned.mean(test_set), ls="--", lw=1.2, color=OUTLINE, zorder=1)
             for method, colour, mark in zip(
                 record.methods(upstream), cycle(COLOURS), cycle("osD^v"), strict=False
             ):
-                groups = record.of_method(upstream, method)
+                groups = record.of_method(upstream, method, test_set)
                 axes.errorbar(
                     [group.macs / 1e9 for group in groups],
                     [group.mean(test_set) for group in groups],
@@ -56,14 +55,10 @@ def plot_methods(record: SweepRecord, upstream: str, path: str | Path) -> Path:
                     elinewidth=1.2,
                     label=method,
                 )
-            axes.plot(
-                unpruned.macs / 1e9,
-                unpruned.mean(test_set),
-                "*",
-                color=INK,
-                ms=11,
-                label="unpruned",
-            )
+            if unpruned.values(test_set):
+                level = unpruned.mean(test_set)
+                axes.axhline(level, ls="--", lw=1.2, color=OUTLINE, zorder=1)
+                axes.plot(unpruned.macs / 1e9, level, "*", color=INK, ms=11, label="unpruned")
             _name_axes(axes, record, test_set)
         panels[0].legend(loc="best", fontsize=8.5)
         headline(figure, f"{upstream}: methods")
@@ -72,11 +67,11 @@ def plot_methods(record: SweepRecord, upstream: str, path: str | Path) -> Path:
 
 def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path) -> Path:
     """Draw all points of a grid of separate targets with their Pareto front (paper Fig. 3)."""
-    groups = record.of_method(upstream, method)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(1.0 + 4.4 * len(record.test_sets), 4.2)
         panels = figure.subplots(1, len(record.test_sets), squeeze=False)[0]
         for axes, test_set in zip(panels, record.test_sets, strict=True):
+            groups = record.of_method(upstream, method, test_set)
             front = pareto_front(groups, test_set, record.higher_is_better)
             axes.plot(
                 [group.macs / 1e9 for group in front],
@@ -97,8 +92,10 @@ def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path)
                     fontsize=7.5,
                     color=MUTED,
                 )
-            unpruned = record.unpruned[upstream].mean(test_set)
-            axes.axhline(unpruned, ls="--", lw=1.2, color=OUTLINE, zorder=1, label="unpruned")
+            unpruned = record.unpruned[upstream]
+            if unpruned.values(test_set):
+                level = unpruned.mean(test_set)
+                axes.axhline(level, ls="--", lw=1.2, color=OUTLINE, zorder=1, label="unpruned")
             axes.margins(x=0.2, y=0.15)
             _name_axes(axes, record, test_set)
         panels[0].legend(loc="best", fontsize=8.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,11 +74,11 @@ class SweptGroup:
         return statistics.fmean(model.params for model in self.models)
 
     def values(self, test_set: str) -> list[float]:
-        """The metric of every model on a set."""
-        return [model.values[test_set] for model in self.models]
+        """The metric of every model that was decoded on a set."""
+        return [model.values[test_set] for model in self.models if test_set in model.values]
 
     def mean(self, test_set: str) -> float:
-        """Mean of the metric on a set."""
+        """Mean of the metric on a set; there must be values."""
         return statistics.fmean(self.values(test_set))
 
     def deviation(self, test_set: str) -> float:
@@ -112,16 +113,24 @@ class SweepRecord:
 
     @property
     def test_sets(self) -> list[str]:
-        """Names of the test sets."""
-        return list(next(iter(self.unpruned.values())).models[0].values)
+        """Names of the test sets; not every point need have all of them."""
+        names: dict[str, None] = {}
+        for group in [*self.unpruned.values(), *itertools.chain(*self.points.values())]:
+            for model in group.models:
+                names |= dict.fromkeys(model.values)
+        return list(names)
 
     def methods(self, upstream: str) -> list[str]:
         """Methods that an upstream was pruned by."""
         return list(dict.fromkeys(group.method for group in self.points[upstream]))
 
-    def of_method(self, upstream: str, method: str) -> list[SweptGroup]:
-        """Groups of a method by falling MACs."""
+    def of_method(
+        self, upstream: str, method: str, test_set: str | None = None
+    ) -> list[SweptGroup]:
+        """Groups of a method by falling MACs, with a set only those that were decoded on it."""
         groups = [group for group in self.points[upstream] if group.method == method]
+        if test_set is not None:
+            groups = [group for group in groups if group.values(test_set)]
         return sorted(groups, key=lambda group: -group.macs)
 
 
@@ -132,24 +141,17 @@ def read_swept_models(results: Iterable[tuple[str, str, Path]]) -> SweepRecord:
         results: method, upstream and file of every point.
 
     Raises:
-        HJPruneError: a file is missing or incomplete, or metrics or test sets differ.
+        HJPruneError: a file is missing or incomplete, or metrics differ.
     """
     unpruned: dict[str, list[SweptModel]] = {}
     pruned: dict[str, dict[tuple[str, str], list[SweptModel]]] = {}
-    kinds: set[tuple[str, bool, float, tuple[str, ...]]] = set()
+    kinds: set[tuple[str, bool, float]] = set()
     for method, upstream, path in results:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             dense, *compact = record["models"]
             metric = record["metric"]
-            kinds.add(
-                (
-                    metric["name"],
-                    metric["higher_is_better"],
-                    record["seconds"],
-                    tuple(dense["values"]),
-                )
-            )
+            kinds.add((metric["name"], metric["higher_is_better"], record["seconds"]))
             unpruned.setdefault(upstream, []).append(_model(dense, upstream, "unpruned", ""))
             groups = pruned.setdefault(upstream, {})
             for entry in compact:
@@ -166,10 +168,10 @@ def read_swept_models(results: Iterable[tuple[str, str, Path]]) -> SweepRecord:
             ) from None
     if len(kinds) > 1:
         raise HJPruneError(
-            "the points of the sweep have other metrics or test sets than one another; remove "
-            "those that were made before these options changed"
+            "the points of the sweep have other metrics than one another; remove those that were "
+            "made before these options changed"
         )
-    ((name, higher, seconds, _),) = kinds
+    ((name, higher, seconds),) = kinds
     return SweepRecord(
         metric=name,
         higher_is_better=higher,
@@ -202,8 +204,12 @@ def _target(target: float | Mapping[str, float]) -> str:
 
 
 def _distinct(models: Sequence[SweptModel]) -> tuple[SweptModel, ...]:
-    """One model for each different result."""
-    return tuple({tuple(model.values.items()): model for model in models}.values())
+    """One model for each different result; one that was decoded on fewer sets is no other."""
+    found: list[SweptModel] = []
+    for model in sorted(models, key=lambda m: -len(m.values)):
+        if not any(model.values.items() <= other.values.items() for other in found):
+            found.append(model)
+    return tuple(found)
 
 
 def pareto_front(groups: Sequence[SweptGroup], test_set: str, higher: bool) -> list[SweptGroup]:

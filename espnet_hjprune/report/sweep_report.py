@@ -58,8 +58,13 @@ def sweep_table(record: SweepRecord, upstream: str) -> list[list[str]]:
 
 
 def _with_spread(group: SweptGroup, test_set: str) -> str:
-    mean = f"{group.mean(test_set):.2f}"
-    return mean if len(group.models) == 1 else f"{mean} ± {group.deviation(test_set):.2f}"
+    count = len(group.values(test_set))
+    if count == 0:
+        return "-"
+    text = f"{group.mean(test_set):.2f}"
+    if count > 1:
+        text += f" ± {group.deviation(test_set):.2f}"
+    return text if count == len(group.models) else f"{text} ({count} of the seeds)"
 
 
 def notes(record: SweepRecord) -> str:

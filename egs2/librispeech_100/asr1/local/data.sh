@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Data directories of LibriSpeech: data/{train_clean_100,dev_clean,dev_other,test_clean,test_other}
-# and data/dev, the validation set. Run it in egs2/librispeech_100/asr1.
+# and data/dev, the validation set; of TED-LIUM, where there is one, data/test_tedlium. Run it in
+# egs2/librispeech_100/asr1.
 set -euo pipefail
 
 . utils/common.sh
@@ -27,6 +28,7 @@ parse_options "$@"
 
 if ${mini}; then
     corpus_dir=downloads/mini
+    TEDLIUM=downloads/mini
 else
     corpus_dir=${LIBRISPEECH:-}
     [ -n "${corpus_dir}" ] ||
@@ -38,7 +40,7 @@ fi
 
 if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
     if ${mini}; then
-        log "stage 1: Synthesising the mini corpus in ${corpus_dir}"
+        log "stage 1: Synthesising the mini corpora in ${corpus_dir}"
         read -ra opts <<<"${mini_opts}"
         python3 local/make_mini_corpus.py --output_dir "${corpus_dir}" ${opts[@]+"${opts[@]}"}
     elif ${download}; then
@@ -58,6 +60,11 @@ if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
     fi
     python3 local/prepare_librispeech.py --corpus_dir "${corpus_dir}/LibriSpeech" \
         --output_dir data --check_counts "${check_counts}"
+    if [ -n "${TEDLIUM:-}" ]; then
+        log "stage 2: Preparing data/test_tedlium from ${TEDLIUM}"
+        python3 local/prepare_tedlium.py --corpus_dir "${TEDLIUM}" --output_dir data \
+            --check_count "${check_counts}"
+    fi
 fi
 
 log "Successfully finished. [elapsed=${SECONDS}s]"

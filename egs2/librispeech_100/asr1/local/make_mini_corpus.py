@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Synthesise a small corpus in LibriSpeech's layout with espeak-ng."""
+"""Synthesise small corpora: LibriSpeech's layout with espeak-ng, TED-LIUM's with flite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.recipe.mini_librispeech import MiniConfig, make_corpus
+from espnet_hjprune.recipe.mini_librispeech import MiniConfig, make_corpus, sentences
+from espnet_hjprune.recipe.mini_tedlium import MiniTalksConfig, make_talks
 
 UTTERANCES = {
     "train-clean-100": 1000,
@@ -27,18 +28,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--output_dir", type=Path, required=True, help="LibriSpeech/ is made inside"
+        "--output_dir",
+        type=Path,
+        required=True,
+        help="LibriSpeech/ and TEDLIUM_release2/ are made inside",
     )
     for part, count in UTTERANCES.items():
         option = "--num_train" if part.startswith("train") else f"--num_{part.replace('-', '_')}"
         parser.add_argument(
             option, dest=part, type=int, default=count, metavar="N", help=f"utterances of {part}"
         )
+    parser.add_argument(
+        "--num_test_tedlium", type=int, default=150, metavar="N", help="utterances of test_tedlium"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
     parser.add_argument("--nj", type=int, default=2, help="number of parallel processes")
     args = parser.parse_args(argv)
     config = MiniConfig({part: getattr(args, part) for part in UTTERANCES}, args.seed)
     make_corpus(args.output_dir, config, args.nj)
+    talks = MiniTalksConfig(args.num_test_tedlium, args.seed)
+    make_talks(args.output_dir, talks, sentences(config), args.nj)
 
 
 if __name__ == "__main__":
