@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 from random import Random
 
+import kaldiio
 import numpy as np
 import pytest
 import soundfile
@@ -422,7 +423,9 @@ def test_length_limits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
         ("utt2spk", "a s\n", "utterance b has no speaker in"),
         ("wav.scp", "a sph2pipe a.sph |\nb b.wav\n", "utterance a of .* no command"),
         ("wav.scp", "", "wav.scp is empty"),
-        ("segments", "a x 0 1\n", "segments is not supported"),
+        ("segments", "a x 0 1\n", "x of .*segments has no audio in .*wav.scp"),
+        ("segments", "a a 0\n", "segments has for a no 'recording start end', but 'a 0'"),
+        ("segments", "a a 1 0.5\n", "segments has for a a segment from 1 to 0.5 s"),
     ],
 )
 def test_inconsistent_tables_are_named(
@@ -434,6 +437,33 @@ def test_inconsistent_tables_are_named(
     with pytest.raises(HJPruneError, match=message):
         format_data(source, tmp_path / "out", AudioFormat(), nj=1)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["flac", "wav", "flac.ark"])
+def test_segments_are_cut_out_of_recordings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    rate = 16000
+    samples = np.arange(rate, dtype=np.float64) / (2 * rate)
+    source = make_data_dir(tmp_path / "in", {"long": (samples, rate)})
+    spans = {"a": (0.0, 0.25), "b": (0.5, 0.75), "c": (0.9, 1.1), "d": (2.0, 3.0)}
+    for table, value in (("text", "HELLO"), ("utt2spk", "s")):
+        datadir.write_table(source / table, dict.fromkeys(spans, value))
+    lines = {utt: f"long {start} {end}" for utt, (start, end) in spans.items()}
+    datadir.write_table(source / "segments", lines)
+    assert format_data(source, tmp_path / "out", AudioFormat(name, rate), nj=1) == 3
+    locations = datadir.read_table(tmp_path / "out/wav.scp")
+    lengths = datadir.read_table(tmp_path / "out/utt2num_samples")
+    for utt, location in locations.items():
+        if name == "flac.ark":
+            _, found = kaldiio.load_mat(location)
+        else:
+            found, _ = soundfile.read(location)
+        start, end = (min(round(t * rate), rate) for t in spans[utt])
+        assert len(found) == int(lengths[utt]) == end - start
+        assert np.abs(found - samples[start:end]).max() < 1e-4
+    assert list(locations) == ["a", "b", "c"]
+    assert "utterance d is left out" in caplog.text and "long.wav ends before 2 s" in caplog.text
 
 
 def test_format_data_command(data: Path, tmp_path: Path) -> None:
@@ -454,11 +484,13 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_data_sh_mini(recipe: Path) -> None:
     numbers = "--num_train 3 --num_dev_clean 1 --num_dev_other 1 --num_test_clean 1"
-    options = ["--mini", "true", "--mini_opts", f"{numbers} --num_test_other 1"]
+    numbers += " --num_test_other 1 --num_test_tedlium 2"
+    options = ["--mini", "true", "--mini_opts", numbers]
     result = data_sh(recipe, *options)
     assert result.returncode == 0, result.stderr
     assert len(datadir.read_table(recipe / "data/train_clean_100/text")) == 3
     assert len(datadir.read_table(recipe / "data/dev/text")) == 2
+    assert len(datadir.read_table(recipe / "data/test_tedlium/text")) == 2
     again = data_sh(recipe, *options)
     assert "is there already" in again.stderr
 

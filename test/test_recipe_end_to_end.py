@@ -13,7 +13,7 @@ from espnet_hjprune.report.decoding_log import read_decoding_time
 
 MINI = (
     "--num_train 48 --num_dev_clean 4 --num_dev_other 4 --num_test_clean 6 --num_test_other 4 "
-    "--nj 2"
+    "--num_test_tedlium 4 --nj 2"
 )
 SETTINGS = [
     "--mini", "true", "--mini_opts", MINI, "--test_sets", "test_clean", "--inference_nj", "1",

@@ -85,7 +85,8 @@ def _convert(
         length = info.frames / info.rate
         if source.end is not None:
             length = min(source.end, length) - source.start
-        if not target.min_seconds <= length <= target.max_seconds:
+        # What starts behind the end is refused when it is read.
+        if length > 0 and not target.min_seconds <= length <= target.max_seconds:
             return Result(too_short_or_long=True)
         resampled, mixed = info.rate != target.rate, info.channels > 1
         fits = (info.container, info.subtype) == (target.container.upper(), "PCM_16")
