@@ -16,6 +16,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; margin: 2rem auto; 
        padding: 0 1rem; }
 h1, h2 { line-height: 1.2; }
 figure { margin: 1.5rem 0; }
+.wide { overflow-x: auto; }
 figcaption { color: #66717d; }
 img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
@@ -148,11 +149,11 @@ def render_html(title: str, sections: list[Section], note: str) -> str:
         body.append(f"<h2>{html.escape(section.title)}</h2>")
         header, *rows = section.table
         cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        body.append(f"<table><thead><tr>{cells}</tr></thead><tbody>")
+        body.append(f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>')
         for row in rows:
             cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
             body.append(f"<tr>{cells}</tr>")
-        body.append("</tbody></table>")
+        body.append("</tbody></table></div>")
         for caption, path in section.images:
             data = base64.b64encode(path.read_bytes()).decode("ascii")
             body.append(
