@@ -365,6 +365,16 @@ def test_teachers_that_do_not_fit_are_refused(asr, checkpoint, tmp_path):  # noq
         model(**batch())
 
 
+def test_outputs_that_are_no_distribution_are_refused(tmp_path, checkpoint):  # noqa: F811
+    cls = task_module("cls")
+    config = plain(options(checkpoint, decoder="linear", decoder_conf={}))
+    config["model_conf"] = {"classification_type": "multi-label"}
+    file = make_teacher(cls, config, tmp_path / "teacher")
+    with pytest.raises(HJPruneError, match=r"multi-label .* set distillation\.logits: 0"):
+        taught(cls, config, file)
+    taught(cls, config, file, logits=0)
+
+
 # Trainings
 
 

@@ -21,6 +21,7 @@ from espnet_runs import (
     Corpus,
     build_model,
     compact,
+    last_epoch,
     make_corpus,
     prune_options,
     pruning_state,
@@ -32,6 +33,7 @@ from espnet_runs import (
 from recipe_runs import ROOT
 
 from espnet_hjprune.espnet.model import ConstraintMixin
+from espnet_hjprune.model_dir import plugin_options
 
 SPEECH, TEXT = "wav.scp,speech,sound", "text,text,text_int"
 TRANSFORMER = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
@@ -50,6 +52,8 @@ RNN = {
 }
 DECODER = {"decoder": "transformer", "decoder_conf": TRANSFORMER}
 SYMBOLS = [*TOKENS[:2], "<na>", *TOKENS[2:-1], "<sos>", "<eos>", "<sop>"]
+# What the teacher and the pruned model are compared by is in these tasks the hidden states only.
+WITHOUT_OUTPUTS = ("asr_transducer", "diar", "spk", "asvspoof")
 TOKEN_LIST = {"token_list": TOKENS, "use_preprocessor": False}
 
 
@@ -311,6 +315,17 @@ def without_gates(case: Case, corpus: Corpus) -> dict[str, Any]:
     return options | {"exclude_weight_decay": False, "max_epoch": 1}
 
 
+def make_teacher(exp: Path, directory: Path) -> str:
+    """The gated model without its gates, as a file of weights with its configuration."""
+    directory.mkdir()
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    del plugin_options(config, exp)["pruning"]
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    state = {n: t for n, t in last_epoch(exp).items() if ".pruner." not in n}
+    torch.save(state, directory / "teacher.pth")
+    return str(directory / "teacher.pth")
+
+
 def name_of(case: Case) -> str:
     """What the test is called."""
     details = [case.options.get(part, "") for part in ("encoder", "decoder")]
@@ -334,7 +349,10 @@ def test_prune_compact_and_finetune(case: Case, corpus: Corpus, tmp_path: Path) 
     reported = torch.load(exp / "checkpoint.pth", weights_only=False)["reporter"]["stats"][2]
     assert 0.2 < reported["train"]["target_sparsity"] <= 0.4
 
-    compact(case.task, exp, tmp_path / "compact", without_gates(case, corpus))
+    finetune = without_gates(case, corpus)
+    teacher = make_teacher(exp, tmp_path / "teacher")
+    finetune[f"{case.form}_conf"] = {"distillation": {"teacher": teacher}}
+    compact(case.task, exp, tmp_path / "compact", finetune)
     summary = json.loads((tmp_path / "compact" / "summary.json").read_text())
     assert summary["max_abs_diff"] <= 1e-5
     assert summary["actual"]["macs"] <= 0.6 * summary["dense"]["macs"]
@@ -348,6 +366,10 @@ def test_prune_compact_and_finetune(case: Case, corpus: Corpus, tmp_path: Path) 
         str(tmp_path / "compact" / "model.pth"),
     )
     assert (final / "1epoch.pth").is_file()
+    reported = torch.load(final / "checkpoint.pth", weights_only=False)["reporter"]["stats"][1]
+    # Pruning is what the teacher has been spared.
+    assert 0.01 < reported["train"]["loss_hidden"] < 100
+    assert ("loss_logits" in reported["train"]) == (case.task not in WITHOUT_OUTPUTS)
 
 
 def test_the_guide_lists_what_was_run() -> None:

@@ -15,6 +15,7 @@ from espnet2.asr.ctc import CTC
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from espnet2.asr.decoder.mlm_decoder import MLMDecoder
 from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
+from espnet2.cls.decoder.abs_decoder import AbsDecoder as AbsClassifier
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
@@ -27,6 +28,7 @@ from espnet_hjprune.espnet.upstream_module import HiddenStates, SpeechUpstream
 from espnet_hjprune.model_dir import NAME
 from espnet_hjprune.pruning.distillation import DistillationConfig, hidden_loss, logits_loss
 
+DECODERS = (AbsDecoder, AbsClassifier)
 # Decoders that give no distribution, or draw what they predict.
 NO_OUTPUTS = (TransducerDecoder, MLMDecoder)
 
@@ -48,6 +50,12 @@ def add_teacher(task: Any, options: Mapping[str, Any], model: AbsESPnetModel) ->
     if len(taught) > 1:
         raise HJPruneError("the model has two upstreams with distillation; give it to one of them")
     (student,) = taught
+    labels = getattr(model, "classification_type", "multi-class")
+    if labels == "multi-label" and student.distillation.logits > 0:  # type: ignore[union-attr]
+        raise HJPruneError(
+            "the outputs of a multi-label classification are no distribution; set "
+            "distillation.logits: 0"
+        )
     file = teacher_file(options, student)
     teacher = load_teacher(task, file, options.get("token_list"))
     logging.info("Taught by %s", file)
@@ -137,7 +145,7 @@ class OutputRecorder:
             if isinstance(module, CTC):
                 module.ctc_lo.register_forward_hook(self._note_logits)
                 module.register_forward_hook(self._keep_ctc)
-            elif isinstance(module, AbsDecoder) and not isinstance(module, NO_OUTPUTS):
+            elif isinstance(module, DECODERS) and not isinstance(module, NO_OUTPUTS):
                 module.register_forward_hook(self._keep_decoded)
 
     def take(self) -> list[Output]:
@@ -180,7 +188,9 @@ class Distillation:
         self.places = self._places()
         self.recorders = [OutputRecorder(m) for m in (model, teacher)]
         student.keeps_states = self.upstream.keeps_states = True
-        model.register_forward_hook(self._add_losses, with_kwargs=True)
+        self.batch: dict[str, Any] = {}
+        model.register_forward_pre_hook(self._keep_batch, with_kwargs=True)
+        model.register_forward_hook(self._add_losses)
 
     def _places(self) -> torch.Tensor:
         """Where the teacher has the hidden features of the student."""
@@ -200,7 +210,12 @@ class Distillation:
             )
         return torch.tensor([known[feature] for feature in student.dense_features])
 
-    def _add_losses(self, model: Any, inputs: Any, batch: dict[str, Any], result: Any) -> Any:
+    def _keep_batch(self, model: Any, inputs: Any, batch: dict[str, Any]) -> None:
+        """Forward pre-hook of the model: ESPnet's ``utterance_mvn`` changes what it is given."""
+        if model.training:
+            self.batch = {k: v.clone() if torch.is_tensor(v) else v for k, v in batch.items()}
+
+    def _add_losses(self, model: Any, inputs: Any, result: Any) -> Any:
         """Forward hook of the model."""
         own, goal = self.student.hidden_states, self.upstream
         outputs = self.recorders[0].take()
@@ -210,7 +225,8 @@ class Distillation:
         loss, stats, weight = result
         self.teacher.to(loss.device)
         with torch.no_grad():
-            self.teacher(*inputs, **batch)
+            self.teacher(**self.batch)
+        self.batch = {}
         goals = self.recorders[1].take()
         goal_states, goal.hidden_states = goal.hidden_states, None
         figures: dict[str, torch.Tensor] = {}
