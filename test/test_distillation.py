@@ -367,7 +367,7 @@ def test_teachers_that_do_not_fit_are_refused(asr, checkpoint, tmp_path):  # noq
 
 def test_outputs_that_are_no_distribution_are_refused(tmp_path, checkpoint):  # noqa: F811
     cls = task_module("cls")
-    config = plain(options(checkpoint, decoder="linear", decoder_conf={}))
+    config = plain(options(checkpoint, decoder="linear", decoder_conf={}, **CONFORMER))
     config["model_conf"] = {"classification_type": "multi-label"}
     file = make_teacher(cls, config, tmp_path / "teacher")
     with pytest.raises(HJPruneError, match=r"multi-label .* set distillation\.logits: 0"):
