@@ -321,7 +321,7 @@ def test_a_set_that_some_points_lack_is_left_open(recipe):
     }
     assert rows["method", "target"] == "test_far WER (%)"
     assert rows["unpruned", "-"] == "50.00"
-    assert rows["macs", "0.4"] == "60.00 (1 of the seeds)"
+    assert rows["macs", "0.4"] == "60.00 (1 of 3)"
     assert rows["size", "0.4"] == "70.00"
     assert rows["macs", "0.6"] == "-"
 

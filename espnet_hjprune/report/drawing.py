@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from espnet_hjprune.atomic import replaced_file
+
 INK = "#1f2933"
 MUTED = "#66717d"
 OUTLINE = "#b4bec9"
 EMPTY = "#f3f5f8"
-COLOURS = ("#2367ae", "#d9702a", "#2f8f6b", "#8a4fa3")
+COLOURS = ("#2367ae", "#d9702a", "#2f8f6b", "#8a4fa3", "#c2447c", "#8c6d1f")
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -54,7 +55,6 @@ def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG and return its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", facecolor="white")
-    os.replace(temporary, path)
+    with replaced_file(path) as partial:
+        figure.savefig(partial, format="png", facecolor="white")
     return path

@@ -40,7 +40,7 @@ def plot_methods(record: SweepRecord, upstream: str, path: str | Path) -> Path:
         panels = figure.subplots(1, len(test_sets), squeeze=False)[0]
         for axes, test_set in zip(panels, test_sets, strict=True):
             for method, colour, mark in zip(
-                record.methods(upstream), cycle(COLOURS), cycle("osD^v"), strict=False
+                record.methods(upstream), cycle(COLOURS), cycle("osD^vP"), strict=False
             ):
                 groups = record.of_method(upstream, method, test_set)
                 axes.errorbar(

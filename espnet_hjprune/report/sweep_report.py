@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def _with_spread(group: SweptGroup, test_set: str) -> str:
     text = f"{group.mean(test_set):.2f}"
     if count > 1:
         text += f" ± {group.deviation(test_set):.2f}"
-    return text if count == len(group.models) else f"{text} ({count} of the seeds)"
+    return text if count == len(group.models) else f"{text} ({count} of {len(group.models)})"
 
 
 def notes(record: SweepRecord) -> str:
@@ -75,6 +76,9 @@ def notes(record: SweepRecord) -> str:
         "MACs and parameters are those of the speech encoder, without the task's head. Where there "
         "are several seeds, figures are mean ± sample standard deviation."
     )
+    groups = [*record.unpruned.values(), *itertools.chain(*record.points.values())]
+    if any(len(g.values(name)) < len(g.models) for g in groups for name in record.test_sets):
+        text += " Where not all models of a row were decoded on a set, it says on how many."
     if any(len(group.models) > 1 for group in record.unpruned.values()):
         text += (
             " The points were pruned from unpruned models with different results, on different "
