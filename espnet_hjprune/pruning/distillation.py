@@ -28,8 +28,8 @@ class DistillationConfig:
     """
 
     teacher: str | None = None
-    hidden: float = 10.0
-    logits: float = 1.0
+    hidden: float = 1.0
+    logits: float = 0.1
     layers: list[int] | None = None
     temperature: float = 1.0
 
