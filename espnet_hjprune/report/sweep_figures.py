@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -67,12 +68,13 @@ def plot_methods(record: SweepRecord, upstream: str, path: str | Path) -> Path:
 
 def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path) -> Path:
     """Draw all points of a grid of separate targets with their Pareto front (paper Fig. 3)."""
+    groups = record.of_method(upstream, method)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(1.0 + 4.4 * len(record.test_sets), 4.2)
         panels = figure.subplots(1, len(record.test_sets), squeeze=False)[0]
         for axes, test_set in zip(panels, record.test_sets, strict=True):
-            groups = record.of_method(upstream, method, test_set)
-            front = pareto_front(groups, test_set, record.higher_is_better)
+            shown = [group for group in groups if group.values(test_set)]
+            front = pareto_front(shown, test_set, record.higher_is_better)
             axes.plot(
                 [group.macs / 1e9 for group in front],
                 [group.mean(test_set) for group in front],
@@ -80,12 +82,12 @@ def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path)
                 color=COLOURS[1],
                 label="Pareto front",
             )
-            for group in groups:
+            for group in shown:
                 x, y = group.macs / 1e9, group.mean(test_set)
                 colour = COLOURS[1] if group in front else MUTED
                 axes.plot(x, y, "o", color=colour, ms=6, mec="white")
                 axes.annotate(
-                    group.target.replace(" ", "\n"),
+                    " / ".join(re.findall(r"=([\d.]+)", group.target)),
                     (x, y),
                     (6, 4),
                     textcoords="offset points",
@@ -99,7 +101,8 @@ def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path)
             axes.margins(x=0.2, y=0.15)
             _name_axes(axes, record, test_set)
         panels[0].legend(loc="best", fontsize=8.5)
-        headline(figure, f"{upstream}: separate targets of {method}")
+        parts = " / ".join(re.findall(r"(\w+)=", groups[0].target))
+        headline(figure, f"{upstream}: separate targets of {method} ({parts})")
         return save(figure, path)
 
 
