@@ -349,6 +349,8 @@ def test_teachers_that_do_not_fit_are_refused(asr, checkpoint, tmp_path):  # noq
         load_teacher(task, str(tmp_path / "mixed" / "model.pth"), config["token_list"])
     with pytest.raises(HJPruneError, match=r"set distillation\.teacher"):
         taught(asr, config, "")
+    with pytest.raises(HJPruneError, match="set multiprocessing_distributed: true"):
+        taught(asr, config | {"ngpu": 2, "distributed": False}, file)
     with pytest.raises(HJPruneError, match="layers has 7, but the last layer that is read is 3"):
         taught(asr, config, file, layers=[7])
     smaller = tmp_path / "smaller.pt"

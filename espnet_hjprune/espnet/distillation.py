@@ -23,6 +23,7 @@ from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.compaction import unpruned_model
 from espnet_hjprune.espnet.model import find_upstreams
+from espnet_hjprune.espnet.options import uses_threads
 from espnet_hjprune.espnet.trained_upstream import read_weights
 from espnet_hjprune.espnet.upstream_module import HiddenStates, SpeechUpstream
 from espnet_hjprune.model_dir import NAME
@@ -55,6 +56,10 @@ def add_teacher(task: Any, options: Mapping[str, Any], model: AbsESPnetModel) ->
         raise HJPruneError(
             "the outputs of a multi-label classification are no distribution; set "
             "distillation.logits: 0"
+        )
+    if uses_threads(options):
+        raise HJPruneError(
+            "threads for several GPUs have no teacher each; set multiprocessing_distributed: true"
         )
     file = teacher_file(options, student)
     teacher = load_teacher(task, file, options.get("token_list"))

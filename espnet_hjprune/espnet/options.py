@@ -60,7 +60,7 @@ def _check_gated(options: Mapping[str, Any]) -> None:
             f"gates are trained in float32; set train_dtype: float32 instead of "
             f"{options['train_dtype']}, and use_amp: true to save memory"
         )
-    if (options.get("ngpu") or 0) > 1 and not options.get("distributed", True):
+    if uses_threads(options):
         raise HJPruneError(
             "threads for several GPUs would draw the same gates in every step; set "
             "multiprocessing_distributed: true"
@@ -71,6 +71,11 @@ def _check_gated(options: Mapping[str, Any]) -> None:
                 f"{name} knows no optimiser groups, which gates and multipliers need; set "
                 f"{name}: false while pruning"
             )
+
+
+def uses_threads(options: Mapping[str, Any]) -> bool:
+    """Whether a training uses several GPUs by threads of one process."""
+    return (options.get("ngpu") or 0) > 1 and not options.get("distributed", True)
 
 
 def _check_encoder_form(options: Mapping[str, Any], model: torch.nn.Module) -> None:
