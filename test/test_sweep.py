@@ -259,7 +259,12 @@ def test_a_failed_preparation_ends_the_sweep(recipe):
 def test_an_interrupted_sweep_leaves_nothing_running(recipe, number):
     Path("wait").touch()
     arguments = [sys.executable, "-m", "espnet_hjprune.bin.sweep", "--config", "sweep.yaml"]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
+    # Programs that a shell starts in the background are deaf to SIGINT, tests among them.
+    process = subprocess.Popen(
+        arguments,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     interrupt_while_waiting(process, number)
     pid = int(Path("waiting").read_text())
     with pytest.raises(ProcessLookupError):
