@@ -13,7 +13,7 @@ unfinished=tools/src/setup.unfinished
 system_programs=(
     "sctk sctk scoring, the last stage of every recipe"
     "espeak-ng espeak-ng the synthetic corpora of --mini true"
-    "flite flite the mini corpora of --mini true"
+    "flite flite the synthetic corpora of --mini true"
     "sox sox audio commands of your own in wav.scp"
     "flac flac audio commands of your own in wav.scp"
     "shellcheck shellcheck make test"
