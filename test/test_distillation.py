@@ -108,6 +108,9 @@ def test_logits_loss_is_the_divergence_by_utterance(seed, lengths, temperature):
         ({"layers": []}, r"such as \[0, 6, 12\]"),
         ({"weight": 1}, "distillation has no option weight"),
         ({"hidden": "much"}, "hidden is 'much', which is no number"),
+        ({"hidden": float("nan")}, "hidden is nan, which is no number"),
+        ({"layers": [True]}, r"such as \[0, 6, 12\]"),
+        ({"teacher": 3}, "teacher is 3, not the name of a file"),
     ],
 )
 def test_wrong_options_are_refused(values, message):
@@ -299,6 +302,10 @@ def test_a_compact_student_learns_what_the_gated_one_does(asr, tmp_path, reader,
     assert len(architecture["hidden_features"]) == architecture["hidden_size"] < 64
     assert losses[0] > 1e-3
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    architecture["hidden_features"] = None
+    with pytest.raises(HJPruneError, match=r"which \d+ of the 64 hidden .* compact it again"):
+        taught(asr, result.config, file)
+    taught(asr, result.config, file, hidden=0)
 
 
 class _Stated(torch.nn.Module):
@@ -353,6 +360,14 @@ def test_teachers_that_do_not_fit_are_refused(asr, checkpoint, tmp_path):  # noq
         taught(asr, config | {"ngpu": 2, "distributed": False}, file)
     with pytest.raises(HJPruneError, match="layers has 7, but the last layer that is read is 3"):
         taught(asr, config, file, layers=[7])
+    lower = plain(options(checkpoint))
+    lower["frontend_conf"]["layer"] = 1
+    lower_file = make_teacher(asr, lower, tmp_path / "lower")
+    with pytest.raises(HJPruneError, match="read at layer 1, the model at 3; set dist"):
+        taught(asr, config, lower_file)
+    with pytest.raises(HJPruneError, match="layers has 2, but the last layer that is read is 1"):
+        taught(asr, config, lower_file, layers=[2])
+    taught(asr, config, lower_file, layers=[0, 1])(**batch())
     smaller = tmp_path / "smaller.pt"
     save_random_checkpoint(family_config("wav2vec2"), "wav2vec2", smaller)
     wider = plain(options(str(smaller)))
@@ -450,6 +465,8 @@ def test_a_named_teacher_is_kept_and_without_one_none_is_added(corpus):
     ):
         made = finetune_config(compact_config, {"frontend_conf": base}, unpruned)
         assert made["frontend_conf"].get("distillation") == expected
+    with pytest.raises(HJPruneError, match="distillation is True, but it has options"):
+        finetune_config(compact_config, {"frontend_conf": {"distillation": True}}, "b.pth")
 
 
 @pytest.mark.parametrize("gates", [True, False])

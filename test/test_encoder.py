@@ -1,6 +1,7 @@
 """Masking, lengths and uneven shapes of the encoder."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -142,6 +143,15 @@ def test_uneven_positional_groups_against_one_convolution_per_group(widths, kern
 def test_configuration_survives_a_round_trip():
     config = small_config("large", hubert=True)
     assert EncoderConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("features", [None, list(range(63, -1, -1))])
+def test_configurations_with_the_features_beside_the_relative_bias_are_read(features):
+    config = family_config("wavlm")
+    values = config.to_dict()
+    del values["hidden_features"]
+    values["relative"]["features"] = features
+    assert EncoderConfig.from_dict(values) == replace(config, hidden_features=features)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,21 @@ def test_all_stages_with_interruptions(recipe):
     assert "skipping" in recipe.run("--stage", "5")
 
 
+def test_new_data_start_over_only_what_they_concern(recipe, monkeypatch):
+    until_training = ("--stage", "1", "--stop_stage", "3", "--test_sets", "test_clean test_other")
+    recipe.run(*until_training)
+    monkeypatch.setenv("LIBRISPEECH", "/elsewhere")
+    output = recipe.run(*until_training)
+    assert "data/.stage1 was made with other options or inputs" in output
+    assert output.count("was made with other options or inputs") == 1
+    audio = read_text(recipe.directory / "data/test_other/wav.scp")
+    path = recipe.directory / next(iter(audio.values()))
+    path.touch()
+    output = recipe.run(*until_training)
+    assert "raw/.test_other was made with other options or inputs" in output
+    assert output.count("was made with other options or inputs") == 1
+
+
 def test_a_sweep_with_a_curve_from_one_pruning(recipe):
     names = [word.removeprefix("--") for word in SETTINGS[::2]]
     sweep = {

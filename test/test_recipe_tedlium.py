@@ -42,6 +42,8 @@ def make_release(directory: Path, lines: str = LINES, suffix: str = "sph") -> Pa
         ("it 's a talk 's end", "IT'S A TALK'S END"),
         ("they 're sure we 'll won 't i 've i 'm he 'd", "THEY'RE SURE WE'LL WON'T I'VE I'M HE'D"),
         ("rock 'n roll 'em 'til", "ROCK 'N ROLL 'EM 'TIL"),
+        ("y 'all ma 'am at two o 'clock", "Y'ALL MA'AM AT TWO O'CLOCK"),
+        ("but 't was", "BUT 'T WAS"),
         ("{BREATH} one(2) <sil> two [COUGH] three", "ONE TWO THREE"),
         ("'s how", "'S HOW"),
         ("<unk>", ""),
@@ -76,11 +78,26 @@ def test_labels_of_other_releases(tmp_path):
     path.write_text("a 1 b 0 1 <F0_M> yes\na 1 b 1 2 <NA> no\na 1 b 2 3 plain words\n")
     lines = list(read_stm(path))
     assert [normalise(line.words) for line in lines] == ["YES", "NO", "PLAIN WORDS"]
-    assert {line.gender for line in lines} == {None}
+    assert [line.gender for line in lines] == ["m", None, None]
+
+
+@pytest.mark.parametrize("label", ["<o,,unknown>", "<F0_M>", "<NA>", "<other> "])
+def test_times_without_speech_are_left_out(tmp_path, label):
+    gap = f"Ann_2009 1 inter_segment_gap 4.2 4.5 {label} ignore_time_segment_in_scoring\n"
+    make_release(tmp_path / "test", LINES + gap)
+    prepare(tmp_path, tmp_path / "data")
+    assert len(read_table(tmp_path / "data/test_tedlium/text")) == 2
 
 
 @pytest.mark.parametrize(
-    "line", ["Ann 1 Ann 1.0", "Ann 1 Ann one two <o> words", "Ann 1 Ann 2 1 <o,f0,male> words"]
+    "line",
+    [
+        "Ann 1 Ann 1.0",
+        "Ann 1 Ann one two <o> words",
+        "Ann 1 Ann 2 1 <o,f0,male> words",
+        "Ann 1 Ann 2 inf <o,f0,male> words",
+        "Ann 1 Ann nan 3 <o,f0,male> words",
+    ],
 )
 def test_wrong_lines_are_named(tmp_path, line):
     make_release(tmp_path / "test", LINES + line + "\n")
@@ -98,6 +115,11 @@ def test_incomplete_copies_are_named(tmp_path):
         prepare(tmp_path, tmp_path / "data")
     (release / "stm" / "Ann_2009.stm").write_text(LINES.splitlines()[1] + "\n")
     with pytest.raises(HJPruneError, match="no segments with speech"):
+        prepare(tmp_path, tmp_path / "data")
+    (release / "stm" / "Ann_2009.stm").write_bytes(
+        "Ann 1 Ann 0 1 <o,f0,male> Andr\xe9\n".encode("latin1")
+    )
+    with pytest.raises(HJPruneError, match=r"Ann_2009\.stm is no text in UTF-8"):
         prepare(tmp_path, tmp_path / "data")
 
 
@@ -123,8 +145,11 @@ def test_talks_are_of_flite_and_of_other_sentences(tmp_path):
                 spoken[start:end] = True
         assert not samples[~spoken].any()
     assert not make_talks(tmp_path, MiniTalksConfig(6), taken)
+    more = taken | {next(iter(texts.values()))}
+    assert make_talks(tmp_path, MiniTalksConfig(6), more)
+    prepare(tmp_path, tmp_path / "data", check_count=False)
+    assert not set(read_table(made / "text").values()) & more
     assert make_talks(tmp_path, MiniTalksConfig(6, seed=1), taken)
-    assert set(read_table(made / "text").values()) == set(texts.values())
 
 
 def test_talks_need_sentences_that_are_left(tmp_path):

@@ -25,6 +25,7 @@ from espnet_runs import (
     make_corpus,
     prune_options,
     pruning_state,
+    task_class,
     task_module,
     train,
     utterances,
@@ -32,6 +33,7 @@ from espnet_runs import (
 )
 from recipe_runs import ROOT
 
+from espnet_hjprune.espnet.distillation import load_teacher
 from espnet_hjprune.espnet.model import ConstraintMixin
 from espnet_hjprune.model_dir import plugin_options
 
@@ -351,6 +353,10 @@ def test_prune_compact_and_finetune(case: Case, corpus: Corpus, tmp_path: Path) 
 
     finetune = without_gates(case, corpus)
     teacher = make_teacher(exp, tmp_path / "teacher")
+    tokens = yaml.safe_load((exp / "config.yaml").read_text()).get("token_list")
+    loaded = load_teacher(task_class(task_module(case.task)), teacher, tokens)
+    attributes = [item for module in loaded.modules() for item in vars(module).items()]
+    assert not [n for n, value in attributes if "error_calculator" in n and value is not None]
     finetune[f"{case.form}_conf"] = {"distillation": {"teacher": teacher}}
     compact(case.task, exp, tmp_path / "compact", finetune)
     summary = json.loads((tmp_path / "compact" / "summary.json").read_text())

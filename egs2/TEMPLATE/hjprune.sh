@@ -308,6 +308,19 @@ checksum() {
     cat "$@" | cksum
 }
 
+# data_checksum DIR: changes when a data directory does, or audio that it lists.
+data_checksum() {
+    local file
+    {
+        for file in wav.scp segments text utt2spk; do
+            [ ! -e "$1/${file}" ] || cat "$1/${file}"
+        done
+        # What is missing is reported where it is read.
+        sed 's/^[^[:space:]]*[[:space:]]*//' "$1/wav.scp" |
+            xargs -d '\n' stat -L -c '%s %.Y %n' 2>/dev/null || true
+    } | cksum
+}
+
 # ---- Jobs ----
 
 job_group=
@@ -634,7 +647,7 @@ make_mini_upstream() {
     local inputs=("${mini_pretrain_epochs}")
     if [ "${mini_pretrain_epochs}" -gt 0 ]; then
         need "${words}" "the mini upstream is trained on it; use --mini_pretrain_epochs 0"
-        inputs+=("$(checksum "${words}" data/.stage1/.done)")
+        inputs+=("$(checksum "${words}")" "$(data_checksum "$(dirname "${words}")")")
         random=${stamp}/random.pt
     fi
     unfinished "${stamp}" "${inputs[@]}" || return 0
@@ -653,15 +666,10 @@ stage_2() {
     if [ -e "${made_with}" ] && [ "$(head -n 1 "${made_with}")" != "${mini}" ]; then
         die "data/ was made with --mini $(head -n 1 "${made_with}"); run stage 1 with --mini ${mini}"
     fi
-    # Audio may change under the same names.
-    local made=(/dev/null)
-    if [ -e data/.stage1/.done ]; then
-        made=(data/.stage1/.done)
-    fi
     if [ -n "${speed_perturb_factors}" ]; then
         need "data/${original}/wav.scp" "run stage 1 first"
         if unfinished "data/.${train_set}" "${speed_perturb_factors}" \
-            "$(checksum "data/${original}/wav.scp" "data/${original}/text" "${made[@]}")"; then
+            "$(data_checksum "data/${original}")"; then
             # shellcheck disable=SC2086 # factors are words
             ${python} -m espnet_hjprune.bin.perturb_speed --in_dir "data/${original}" \
                 --out_dir "data/${train_set}" --factors ${speed_perturb_factors} --nj "${nj}"
@@ -671,8 +679,7 @@ stage_2() {
     for set in ${train_set} ${valid_set} ${test_sets}; do
         need "data/${set}/wav.scp" "run stage 1 first"
         unfinished "${raw_dir}/.${set}" "${audio_format}" "${fs}" "${min_wav_duration}" \
-            "${max_wav_duration}" \
-            "$(checksum "data/${set}/wav.scp" "data/${set}/text" "${made[@]}")" || continue
+            "${max_wav_duration}" "$(data_checksum "data/${set}")" || continue
         duration=(--min_wav_duration "${min_wav_duration}")
         if [ "${set}" = "${train_set}" ] || [ "${set}" = "${valid_set}" ]; then
             duration+=(--max_wav_duration "${max_wav_duration}")

@@ -29,6 +29,7 @@ from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.compact import compact_encoder
 from espnet_hjprune.pruning.cost import config_counts, encoder_costs
+from espnet_hjprune.pruning.distillation import DistillationConfig
 from espnet_hjprune.pruning.pruner import Pruner
 
 # Options of a configuration that make up the model, beside the classes that the task lets choose.
@@ -254,6 +255,9 @@ def finetune_config(
     its loss where ``base`` does not set it; dropout, masking and distillation of the upstream, and
     all other options, come from ``base``. The teacher of a distillation that names none is
     ``unpruned``.
+
+    Raises:
+        HJPruneError: the options of the distillation are wrong.
     """
     new = copy.deepcopy(dict(base))
     for name in compact:
@@ -268,8 +272,10 @@ def finetune_config(
         if name in (base.get(conf) or {}):
             new[conf][name] = copy.deepcopy(base[conf][name])
     distillation = new[conf].get("distillation")
-    if distillation is not None and not distillation.get("teacher"):
-        distillation["teacher"] = unpruned
+    if distillation is not None:
+        DistillationConfig.from_dict(distillation)
+        if not distillation.get("teacher"):
+            distillation["teacher"] = unpruned
     return new
 
 

@@ -125,8 +125,9 @@ def load_teacher(task: Any, file: str, token_list: Any = None) -> AbsESPnetModel
         ) from error
     for module in teacher.modules():
         # ESPnet decodes where a model is evaluated, and drops out of CTC's input at all times.
-        if getattr(module, "error_calculator", None) is not None:
-            module.error_calculator = None  # type: ignore[assignment]
+        for name in vars(module):
+            if "error_calculator" in name:
+                setattr(module, name, None)
         if isinstance(module, CTC):
             module.dropout_rate = 0.0
     return teacher.eval().requires_grad_(False)
@@ -200,18 +201,31 @@ class Distillation:
     def _places(self) -> torch.Tensor:
         """Where the teacher has the hidden features of the student."""
         student, teacher = self.student.config, self.upstream.config
+        if self.options.hidden == 0:
+            return torch.tensor([], dtype=torch.long)
+        if student.hidden_features is None and student.hidden_size < teacher.hidden_size:
+            raise HJPruneError(
+                f"the model does not know which {student.hidden_size} of the {teacher.hidden_size} "
+                f"hidden features of the teacher {self.file} it has; compact it again (stage 5), "
+                "or set distillation.hidden: 0"
+            )
         known = {feature: place for place, feature in enumerate(teacher.dense_features)}
         layers = [len(config.heads) for config in (student, teacher)]
-        depth = self.student.layer if self.student.layer != -1 else layers[0]
+        read = [u.layer if u.layer != -1 else layers[0] for u in (self.student, self.upstream)]
         if layers[0] != layers[1] or not known.keys() >= set(student.dense_features):
             raise HJPruneError(
                 f"the teacher {self.file} is not the model that the pruned one comes from: it has "
                 f"{layers[1]} layers and {teacher.hidden_size} hidden features"
             )
-        if max(self.options.layers or [0]) > depth:
+        if self.options.layers is None and read[1] < read[0]:
+            raise HJPruneError(
+                f"the teacher {self.file} is read at layer {read[1]}, the model at {read[0]}; "
+                f"set distillation.layers to some from 0 to {read[1]}"
+            )
+        if max(self.options.layers or [0]) > min(read):
             raise HJPruneError(
                 f"distillation.layers has {max(self.options.layers or [0])}, but the last layer "
-                f"that is read is {depth}"
+                f"that is read is {min(read)}"
             )
         return torch.tensor([known[feature] for feature in student.dense_features])
 

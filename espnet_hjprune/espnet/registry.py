@@ -74,7 +74,8 @@ def _check_trainings_of(task: type) -> None:
         from espnet_hjprune.espnet.options import check_options
 
         check_options(vars(args), model)
-        if find_upstreams(model):
+        nothing_trains = getattr(args, "collect_stats", False) or getattr(args, "dry_run", False)
+        if find_upstreams(model) and not nothing_trains:
             from espnet_hjprune.espnet.distillation import add_teacher
 
             add_teacher(cls, vars(args), model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar
@@ -38,7 +39,7 @@ def _number(value: Any, kind: str, option: str) -> int | float:
         if isinstance(value, bool):
             raise ValueError
         number = float(value)
-        if kind == "int" and number != int(number):
+        if not math.isfinite(number) or (kind == "int" and number != int(number)):
             raise ValueError
     except (TypeError, ValueError):
         what = "whole number" if kind == "int" else "number"
@@ -200,8 +201,13 @@ class EncoderConfig:
                 PositionalConfig, values["positional"], "architecture.positional"
             )
             if values.get("relative") is not None:
+                relative = dict(values["relative"])
+                # Where WavLM models had them before others did.
+                features = relative.pop("features", None)
+                if values.get("hidden_features") is None:
+                    values["hidden_features"] = features
                 values["relative"] = build_dataclass(
-                    RelativeBiasConfig, values["relative"], "architecture.relative"
+                    RelativeBiasConfig, relative, "architecture.relative"
                 )
             return build_dataclass(cls, values, "architecture")
         except (KeyError, TypeError) as error:

@@ -49,10 +49,14 @@ class DistillationConfig:
             raise HJPruneError(
                 f"distillation.temperature is {self.temperature}; it must be positive"
             )
+        if self.teacher is not None and not isinstance(self.teacher, str):
+            raise HJPruneError(
+                f"distillation.teacher is {self.teacher!r}, not the name of a file of weights"
+            )
         if self.layers is not None and (
             not isinstance(self.layers, list)
             or not self.layers
-            or not all(isinstance(layer, int) and layer >= 0 for layer in self.layers)
+            or not all(type(layer) is int and layer >= 0 for layer in self.layers)
         ):
             raise HJPruneError(
                 f"distillation.layers is {self.layers}, not a list of layers such as [0, 6, 12]"

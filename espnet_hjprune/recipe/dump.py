@@ -151,8 +151,9 @@ def _check_tables(
     source: Path, sources: dict[str, Source], text: dict[str, str], utt2spk: dict[str, str]
 ) -> None:
     """Every utterance needs audio as a file, a transcript and a speaker."""
+    listed = source / ("segments" if (source / "segments").exists() else "wav.scp")
     if not sources:
-        raise HJPruneError(f"{source}/wav.scp is empty; prepare the data again")
+        raise HJPruneError(f"{listed} is empty; prepare the data again")
     for utt_id, entry in sources.items():
         if not text.get(utt_id):
             raise HJPruneError(
@@ -169,7 +170,7 @@ def _check_tables(
     without_audio = sorted(text.keys() - sources.keys())
     if without_audio:
         raise HJPruneError(
-            f"utterance {without_audio[0]} of {source}/text has no audio in {source}/wav.scp; "
+            f"utterance {without_audio[0]} of {source}/text has no audio in {listed}; "
             "add it, or remove the transcript"
         )
 

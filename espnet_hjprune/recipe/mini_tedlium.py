@@ -6,6 +6,7 @@ grammar, but none of that corpus itself.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
 from collections.abc import Collection
@@ -39,6 +40,13 @@ class MiniTalksConfig:
             raise HJPruneError("the mini corpus needs at least one utterance in test_tedlium")
 
 
+@dataclass(frozen=True)
+class _Made(MiniTalksConfig):
+    """What determines the talks, with a digest of the sentences that must not occur."""
+
+    taken: str = ""
+
+
 def make_talks(
     target: Path,
     config: MiniTalksConfig,
@@ -63,7 +71,9 @@ def make_talks(
             directory holds another corpus.
     """
     corpus = target / RELEASE
-    if is_made(corpus, config):
+    digest = hashlib.sha256("\n".join(sorted(taken)).encode()).hexdigest()
+    made = _Made(config.utterances, config.seed, digest)
+    if is_made(corpus, made):
         return False
     random = Random(f"{config.seed} talks")
     drawn = grammar.sample(min(grammar.size, config.utterances + len(taken)), random)
@@ -74,7 +84,7 @@ def make_talks(
             "utterances in test_tedlium; ask for fewer"
         )
     count = min(len(FLITE_VOICES), config.utterances)
-    with new_corpus(corpus, config) as directory, tempfile.TemporaryDirectory() as scratch:
+    with new_corpus(corpus, made) as directory, tempfile.TemporaryDirectory() as scratch:
         for number, (name, gender, pitch) in enumerate(FLITE_VOICES[:count]):
             talk = f"{name.capitalize()}_2026"
             voice = FliteVoice(name, gender, 1.0, pitch)

@@ -7,6 +7,7 @@ Layout: ``test/stm/<talk>.stm`` with the times and words of every segment of a t
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,9 +23,15 @@ AUDIO_SUFFIXES = (".sph", ".wav", ".flac")
 NO_SPEECH = "ignore_time_segment_in_scoring"
 # <sil>, <unk>, {NOISE}, [COUGH], and numbers of pronunciations such as (2)
 MARKER = re.compile(r"<[^<>]*>|\{[^{}]*\}|\[[^\[\]]*\]|\([^()]*\)")
-# "it 's" and "don 't" are two tokens in TED-LIUM, one word in LibriSpeech.
-SUFFIX = re.compile(r"(?<=\w) (?='(?:s|d|m|t|re|ve|ll)\b)", re.IGNORECASE)
-GENDERS = {"male": "m", "female": "f"}
+# "it 's", "don 't" and "o 'clock" are two tokens in TED-LIUM, one word in LibriSpeech.
+SUFFIX = re.compile(
+    r"(?<=\w) (?='(?:s|d|m|re|ve|ll|all)\b)|(?<=n) (?='t\b)|(?<=\bo) (?='clock\b)"
+    r"|(?<=\bma) (?='am\b)",
+    re.IGNORECASE,
+)
+# <o,f0,male> in release 2 and 3, <F0_M> and <NA> elsewhere
+LABEL = re.compile(r"<[^<>]*,[^<>]*>|<F\d_[MF]>|<NA>", re.IGNORECASE)
+GENDERS = {"male": "m", "female": "f", "f0_m": "m", "f0_f": "f"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Spoken:
     @property
     def gender(self) -> str | None:
         """``m`` or ``f``; ``None`` where the label does not say."""
-        return GENDERS.get(self.label.strip("<>").split(",")[-1])
+        return GENDERS.get(self.label.strip("<>").split(",")[-1].lower())
 
 
 def normalise(words: str) -> str:
@@ -54,9 +61,13 @@ def read_stm(path: Path) -> Iterator[Spoken]:
     """Read ``talk channel speaker start end <label> words``; comments are left out.
 
     Raises:
-        HJPruneError: a line has another form.
+        HJPruneError: a line has another form, or the file is no text in UTF-8.
     """
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise HJPruneError(f"{path} is no text in UTF-8 ({error.reason}); convert it") from error
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith(";;"):
             continue
         talk, _, speaker, start, end, *rest = [*line.split(), *[""] * 5]
@@ -64,12 +75,12 @@ def read_stm(path: Path) -> Iterator[Spoken]:
             times = float(start), float(end)
         except ValueError:
             times = (0.0, 0.0)
-        if times[0] >= times[1]:
+        if not 0 <= times[0] < times[1] < math.inf:
             raise HJPruneError(
                 f"{path}:{number} is no line 'talk channel speaker start end <label> words'; "
                 "correct it"
             )
-        label = rest.pop(0) if rest[0].startswith("<") and "," in rest[0] else ""
+        label = rest.pop(0) if LABEL.fullmatch(rest[0]) else ""
         yield Spoken(talk, speaker, *times, label, " ".join(rest).strip())
 
 
@@ -111,7 +122,7 @@ def read_test(directory: Path) -> tuple[list[Utterance], dict[str, str]]:
     utterances = []
     for line in spoken:
         text = normalise(line.words)
-        if not text or line.words.lower() == NO_SPEECH:
+        if not text or text.lower() == NO_SPEECH:
             continue
         span = (round(line.start * 100), round(line.end * 100))
         utterances.append(

@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 test_sets="test_clean test_other dev_clean dev_other"
 # shellcheck source=/dev/null
-if [ -n "$(. ./db.sh && echo "${TEDLIUM}")" ]; then
+if [ -n "$(. ./db.sh && echo "${TEDLIUM:-}")" ]; then
     test_sets+=" test_tedlium"
 fi
 settings=(

@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--nj", type=int, default=2, help="number of parallel processes")
     args = parser.parse_args(argv)
     config = MiniConfig({part: getattr(args, part) for part in UTTERANCES}, args.seed)
-    make_corpus(args.output_dir, config, args.nj)
     talks = MiniTalksConfig(args.num_test_tedlium, args.seed)
+    make_corpus(args.output_dir, config, args.nj)
     make_talks(args.output_dir, talks, sentences(config), args.nj)
 
 
