@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jiwer
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from espnet_hjprune.bin import score
@@ -58,6 +58,7 @@ pairs_of = st.lists(nearly_right(), min_size=1, max_size=8).filter(lambda p: any
 
 @settings(max_examples=60, deadline=None)
 @given(pairs=pairs_of)
+@example(pairs=[(["@>"], ["@\\>"])])
 def test_counts_equal_jiwer_where_alignment_is_unambiguous(pairs, tmp_path_factory):
     # Up to two edits an utterance, sclite's weights (4 and 3) cannot prefer more errors.
     counts = run_sclite(pairs, tmp_path_factory.mktemp("score"))

@@ -14,9 +14,10 @@ from espnet_hjprune.recipe.datadir import read_table
 
 SCORE_TYPES = ("wer", "cer", "ter")
 _REPOSITORY = Path(__file__).resolve().parents[2]
-# In a trn file "@" is an empty word, "{a / b}" an alternation, ";" starts a tag inside a word, and
-# a line that begins with ";;" or "**" is a comment. Full-width twins keep such text countable.
-_TRN_SYNTAX = str.maketrans("@{};*", "＠｛｝；＊")  # noqa: RUF001
+# In a trn file "@" is an empty word, "{a / b}" an alternation, ";" starts a tag inside a word, a
+# backslash escapes what follows, and a line that begins with ";;" or "**" is a comment. Full-width
+# twins keep such text countable.
+_TRN_SYNTAX = str.maketrans("@{};*\\", "＠｛｝；＊＼")  # noqa: RUF001
 _SUM_ROW = re.compile(r"^\s*\|\s*Sum\s*\|\s*(\d+)\s+(\d+)\s*\|" + r"\s*(\d+)" * 6 + r"\s*\|", re.M)
 
 
