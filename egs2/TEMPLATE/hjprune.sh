@@ -641,13 +641,14 @@ upstream_stamp() {
 }
 
 make_mini_upstream() {
-    local stamp words=data/${train_set%_sp}/transcript random=${upstream_ckpt}
+    local stamp data=data/${train_set%_sp} random=${upstream_ckpt}
+    local words=${data}/transcript
     stamp=$(upstream_stamp)
     [ -e "${upstream_ckpt}" ] || rm -f "${stamp}/.done"
     local inputs=("${mini_pretrain_epochs}")
     if [ "${mini_pretrain_epochs}" -gt 0 ]; then
         need "${words}" "the mini upstream is trained on it; use --mini_pretrain_epochs 0"
-        inputs+=("$(checksum "${words}")" "$(data_checksum "$(dirname "${words}")")")
+        inputs+=("$(checksum "${words}")" "$(data_checksum "${data}")")
         random=${stamp}/random.pt
     fi
     unfinished "${stamp}" "${inputs[@]}" || return 0
@@ -655,7 +656,7 @@ make_mini_upstream() {
         --size "${make_upstream##*_}" --output "${random}"
     if [ "${mini_pretrain_epochs}" -gt 0 ]; then
         ${python} -m espnet_hjprune.bin.pretrain_upstream --upstream "${upstream}" \
-            --checkpoint "${random}" --data_dir "$(dirname "${words}")" \
+            --checkpoint "${random}" --data_dir "${data}" \
             --epochs "${mini_pretrain_epochs}" --output "${upstream_ckpt}"
     fi
     finish "${stamp}"

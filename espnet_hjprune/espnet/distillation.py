@@ -191,9 +191,10 @@ class Distillation:
         self.teacher = teacher
         self.file = file
         (self.upstream,) = find_upstreams(teacher).values()
-        self.places = self._places()
         self.recorders = [OutputRecorder(m) for m in (model, teacher)]
-        student.keeps_states = self.upstream.keeps_states = True
+        if self.options.hidden > 0:
+            self.places = self._places()
+            student.keeps_states = self.upstream.keeps_states = True
         self.batch: dict[str, Any] = {}
         model.register_forward_pre_hook(self._keep_batch, with_kwargs=True)
         model.register_forward_hook(self._add_losses)
@@ -201,8 +202,6 @@ class Distillation:
     def _places(self) -> torch.Tensor:
         """Where the teacher has the hidden features of the student."""
         student, teacher = self.student.config, self.upstream.config
-        if self.options.hidden == 0:
-            return torch.tensor([], dtype=torch.long)
         if student.hidden_features is None and student.hidden_size < teacher.hidden_size:
             raise HJPruneError(
                 f"the model does not know which {student.hidden_size} of the {teacher.hidden_size} "

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
@@ -72,7 +72,7 @@ def make_talks(
     """
     corpus = target / RELEASE
     digest = hashlib.sha256("\n".join(sorted(taken)).encode()).hexdigest()
-    made = _Made(config.utterances, config.seed, digest)
+    made = _Made(**asdict(config), taken=digest)
     if is_made(corpus, made):
         return False
     random = Random(f"{config.seed} talks")
