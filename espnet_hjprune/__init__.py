@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_hjprune.espnet.registry import register
+from espnet_hjprune.espnet.import_hook import register
 
 if TYPE_CHECKING:
     from espnet_hjprune.nn.encoder import SpeechEncoder
@@ -31,7 +31,7 @@ def load(model_dir: str | Path) -> SpeechEncoder:
     Raises:
         HJPruneError: a file is missing or is not of a compact model.
     """
-    from espnet_hjprune.model_dir import load_encoder
+    from espnet_hjprune.model.model_dir import load_encoder
 
     return load_encoder(model_dir)
 

@@ -41,3 +41,11 @@ def replaced_directory(target: str | Path) -> Iterator[Path]:
     if target.exists():
         shutil.rmtree(target)
     temporary.rename(target)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Write ``content`` as UTF-8; the directory is made where it is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(path) as partial:
+        partial.write_text(content, encoding="utf-8")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from espnet_hjprune.report.scoring import make_tokenizer, score_set
+from espnet_hjprune.scoring.sclite import make_tokenizer, score_set
 
 DENSE = {"conv": [512] * 7, "head": [12] * 12, "ffn": [3072] * 12, "hidden": 768}
 KEPT = {

@@ -16,7 +16,7 @@ from models import padded_batch, small_config
 
 from espnet_hjprune.bin import decode as decode_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.model import find_upstreams
+from espnet_hjprune.espnet.losses import find_upstreams
 from espnet_hjprune.inference.beam import BeamSearch
 from espnet_hjprune.inference.config import DecodeConfig
 from espnet_hjprune.inference.decode import make_batches

@@ -33,10 +33,10 @@ from test_espnet_plugin import ATTENTION, CONFORMER, batch, checkpoint, options 
 from test_espnet_plugin import TOKENS as MODEL_TOKENS
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.compaction import GatedModel, compact_model, finetune_config
 from espnet_hjprune.espnet.distillation import add_teacher, load_teacher
-from espnet_hjprune.espnet.model import find_upstreams
-from espnet_hjprune.pruning.distillation import DistillationConfig, hidden_loss, logits_loss
+from espnet_hjprune.espnet.losses import find_upstreams
+from espnet_hjprune.model.compaction import GatedModel, compact_model, finetune_config
+from espnet_hjprune.model.distillation import DistillationConfig, hidden_loss, logits_loss
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 # Trainings in which nothing is drawn at random, so that both models see the same.

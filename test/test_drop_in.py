@@ -18,12 +18,12 @@ from recipe_runs import ROOT, read_text, sclite_error_rate
 from test_espnet_plugin import CONFORMER, options
 from test_upstream import NAMES
 
+from espnet_hjprune.corpora import librispeech
+from espnet_hjprune.data.dump import AudioFormat, format_data
+from espnet_hjprune.data.tokens import build_tokenizer, count_tokens, read_texts, write_token_list
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe import librispeech
-from espnet_hjprune.recipe.dump import AudioFormat, format_data
-from espnet_hjprune.recipe.mini_librispeech import MiniConfig, make_corpus
-from espnet_hjprune.recipe.tokens import build_tokenizer, count_tokens, read_texts, write_token_list
-from espnet_hjprune.report.scoring import find_sclite
+from espnet_hjprune.scoring.sclite import find_sclite
+from espnet_hjprune.synthetic.mini_librispeech import MiniConfig, make_corpus
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 

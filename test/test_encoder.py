@@ -27,11 +27,11 @@ from espnet_hjprune.nn import (
     SpeechEncoder,
 )
 from espnet_hjprune.nn.feature_extractor import FeatureExtractor
-from espnet_hjprune.nn.gated import gated_conv1d, gated_linear
-from espnet_hjprune.nn.gating import NO_GATES
+from espnet_hjprune.nn.gate_values import NO_GATES
+from espnet_hjprune.nn.gated_ops import gated_conv1d, gated_linear
 from espnet_hjprune.nn.masking import sample_spans
 from espnet_hjprune.nn.norms import FeatureNorm, normalize_utterances
-from espnet_hjprune.nn.positional import PositionalConv
+from espnet_hjprune.nn.positional_embedding import PositionalConv
 
 NO_DROPOUT = DropoutConfig(0.0, 0.0, 0.0, 0.0)
 

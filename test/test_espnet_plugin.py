@@ -13,7 +13,10 @@ from models import family_config, padded_batch, small_config
 import espnet_hjprune
 from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.compaction import (
+from espnet_hjprune.espnet.frontend import HJPruneFrontend
+from espnet_hjprune.espnet.losses import find_upstreams
+from espnet_hjprune.espnet.options import check_options
+from espnet_hjprune.model.compaction import (
     DEFAULT_MODELS,
     TRAINING_PARTS,
     GatedModel,
@@ -21,9 +24,6 @@ from espnet_hjprune.espnet.compaction import (
     finetune_config,
     is_model_option,
 )
-from espnet_hjprune.espnet.frontend import HJPruneFrontend
-from espnet_hjprune.espnet.model import find_upstreams
-from espnet_hjprune.espnet.options import check_options
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]

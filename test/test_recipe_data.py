@@ -17,12 +17,14 @@ from recipe_runs import copy_local, data_sh
 from servers import serve
 
 from espnet_hjprune.atomic import replaced_directory
-from espnet_hjprune.bin import format_data as format_data_command
+from espnet_hjprune.bin.recipe import format_data as format_data_command
+from espnet_hjprune.corpora import librispeech
+from espnet_hjprune.data import audio, datadir
+from espnet_hjprune.data.dump import AUDIO_FORMATS, AudioFormat, format_data
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe import audio, datadir, librispeech, synthesis
-from espnet_hjprune.recipe.dump import AUDIO_FORMATS, AudioFormat, format_data
-from espnet_hjprune.recipe.grammar import COMMANDS, Grammar
-from espnet_hjprune.recipe.mini_librispeech import MiniConfig, make_corpus
+from espnet_hjprune.synthetic import voices as synthesis
+from espnet_hjprune.synthetic.grammar import COMMANDS, Grammar
+from espnet_hjprune.synthetic.mini_librispeech import MiniConfig, make_corpus
 
 ROOT = Path(__file__).parents[1]
 LOCAL = ROOT / "egs2/librispeech_100/asr1/local"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from espnet_hjprune.report import progress
-from espnet_hjprune.report.progress import DecodingProgress, Tail, TrainingProgress
+from espnet_hjprune.training import watch as progress
+from espnet_hjprune.training.watch import DecodingProgress, Tail, TrainingProgress
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_LOCAL = ROOT / "utils" / "run_local.sh"

@@ -18,12 +18,13 @@ from models import family_config
 from recipe_runs import copy_local, data_sh
 from servers import serve
 
-from espnet_hjprune.bin import pretrain_upstream
+from espnet_hjprune.bin.recipe import pretrain_upstream
+from espnet_hjprune.corpora import slurp
+from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe import mini_slurp, slurp
-from espnet_hjprune.recipe.datadir import read_table
-from espnet_hjprune.recipe.mini_slurp import MiniConfig, make_corpus
-from espnet_hjprune.recipe.templates import phrases
+from espnet_hjprune.synthetic import mini_slurp
+from espnet_hjprune.synthetic.mini_slurp import MiniConfig, make_corpus
+from espnet_hjprune.synthetic.templates import phrases
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 from espnet_hjprune.upstream.s3prl_source import load_upstream
 

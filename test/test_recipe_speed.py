@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from espnet_hjprune.data.datadir import read_table
+from espnet_hjprune.data.speed import perturb_speed
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe.datadir import read_table
-from espnet_hjprune.recipe.speed import perturb_speed
 
 
 @pytest.fixture

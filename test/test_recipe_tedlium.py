@@ -9,12 +9,12 @@ import pytest
 import soundfile
 from recipe_runs import copy_local, data_sh
 
+from espnet_hjprune.corpora.tedlium import normalise, prepare, read_stm
+from espnet_hjprune.data.datadir import read_segments, read_table
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe import mini_librispeech
-from espnet_hjprune.recipe.datadir import read_segments, read_table
-from espnet_hjprune.recipe.grammar import Grammar
-from espnet_hjprune.recipe.mini_tedlium import MiniTalksConfig, make_talks
-from espnet_hjprune.recipe.tedlium import normalise, prepare, read_stm
+from espnet_hjprune.synthetic import mini_librispeech
+from espnet_hjprune.synthetic.grammar import Grammar
+from espnet_hjprune.synthetic.mini_tedlium import MiniTalksConfig, make_talks
 
 LINES = """\
 ;; LABEL "o" "Overall" "Overall results"

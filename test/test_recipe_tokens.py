@@ -9,10 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_hjprune.bin import plan, shapes, token_list
+from espnet_hjprune.bin.recipe import plan, shapes, token_list
+from espnet_hjprune.data import datadir, tokens
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe import datadir, steps, tokens
-from espnet_hjprune.recipe.grammar import COMMANDS
+from espnet_hjprune.synthetic.grammar import COMMANDS
+from espnet_hjprune.training import steps
 
 TEXTS = {f"utt{index:03d}": COMMANDS.sentence(97 * index) for index in range(200)}
 

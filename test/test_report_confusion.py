@@ -13,18 +13,18 @@ from matplotlib.image import imread
 from report_fixtures import write_summary
 from sklearn.metrics import accuracy_score, f1_score
 
-from espnet_hjprune.bin import report
+from espnet_hjprune.bin.recipe import report
+from espnet_hjprune.data.datadir import read_table, write_table
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe.datadir import read_table, write_table
-from espnet_hjprune.report.confusion import (
+from espnet_hjprune.report.figures import plot_confusion
+from espnet_hjprune.scoring.confusion import (
     NOTHING,
     Confusion,
     confused_table,
     count_confusion,
     read_confusion,
 )
-from espnet_hjprune.report.figures import plot_confusion
-from espnet_hjprune.report.scoring import make_tokenizer, score_set
+from espnet_hjprune.scoring.sclite import make_tokenizer, score_set
 
 label = st.sampled_from(["alarm_set", "alarm_remove", "play_music", "iot_coffee"])
 

@@ -18,18 +18,14 @@ from report_fixtures import (
     write_summary,
 )
 
-from espnet_hjprune.bin import report
+from espnet_hjprune.bin.recipe import report
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.report.decoding_log import parse_decoding_log, read_decoding_time
+from espnet_hjprune.markdown import markdown_table
 from espnet_hjprune.report.figures import plot_architecture, plot_pruning
-from espnet_hjprune.report.results import (
-    markdown_table,
-    method_name,
-    plain_table,
-    read_summary,
-)
-from espnet_hjprune.report.scoring import parse_result
-from espnet_hjprune.report.training_log import parse_training_log, read_training_log
+from espnet_hjprune.report.results import method_name, plain_table, read_summary
+from espnet_hjprune.scoring.decoding_log import parse_decoding_log, read_decoding_time
+from espnet_hjprune.scoring.sclite import parse_result
+from espnet_hjprune.training.training_log import parse_training_log, read_training_log
 
 SETS = ["test_clean", "test_other"]
 # ESPnet's reporter averages the error rate that a CTC model does not have.
@@ -168,7 +164,7 @@ def test_options_that_do_not_fit(experiments):
 
 def test_command_line_does_not_import_torch():
     code = (
-        "import sys; import espnet_hjprune.bin.score, espnet_hjprune.bin.report; "
+        "import sys; import espnet_hjprune.bin.recipe.score, espnet_hjprune.bin.recipe.report; "
         "from espnet_hjprune.report import figures; "
         "print([m for m in ('torch', 'espnet2', 's3prl') if m in sys.modules])"
     )

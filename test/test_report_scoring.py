@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from espnet_hjprune.bin import score
+from espnet_hjprune.bin.recipe import score
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.report import scoring
-from espnet_hjprune.report.scoring import make_tokenizer, parse_result, score_set, trn_line
+from espnet_hjprune.scoring import sclite as scoring
+from espnet_hjprune.scoring.sclite import make_tokenizer, parse_result, score_set, trn_line
 
 # Whatever has a meaning in a trn file must be counted as plain text.
 word = st.text(alphabet="abcé'<>@{}();*/-▁#\\", min_size=1, max_size=4)
@@ -178,7 +178,7 @@ def test_token_errors_use_the_models_own_tokens(decoded, tmp_path):
 
 
 def test_missing_sclite_is_one_sentence(decoded, tmp_path):
-    command = [sys.executable, "-m", "espnet_hjprune.bin.score"]
+    command = [sys.executable, "-m", "espnet_hjprune.bin.recipe.score"]
     done = subprocess.run(
         [*command, *arguments(decoded, tmp_path / "wer")],
         env={"PATH": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])},

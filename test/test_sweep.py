@@ -15,8 +15,8 @@ import yaml
 
 from espnet_hjprune.bin import sweep as command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.report.sweep_record import pareto_front, read_swept_models
 from espnet_hjprune.sweep.config import SweepConfig
+from espnet_hjprune.sweep.record import pareto_front, read_swept_models
 
 CONFIG = {
     "name": "test",

@@ -34,8 +34,8 @@ from espnet_runs import (
 from recipe_runs import ROOT
 
 from espnet_hjprune.espnet.distillation import load_teacher
-from espnet_hjprune.espnet.model import ConstraintMixin
-from espnet_hjprune.model_dir import plugin_options
+from espnet_hjprune.espnet.losses import ConstraintMixin
+from espnet_hjprune.model.model_dir import plugin_options
 
 SPEECH, TEXT = "wav.scp,speech,sound", "text,text,text_int"
 TRANSFORMER = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}

@@ -22,8 +22,8 @@ from espnet_hjprune.upstream.fairseq_format import (
     format_conv_layers,
     parse_conv_layers,
 )
-from espnet_hjprune.upstream.names import upstream_family
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
+from espnet_hjprune.upstream.s3prl_names import upstream_family
 
 # What s3prl calls the upstream of a family that is loaded from a file or directory.
 NAMES = {family: f"{family}_local" for family in FAMILIES} | {
@@ -242,7 +242,7 @@ def test_unsupported_options_of_checkpoints_are_named(tmp_path):
 
 def test_upstream_names_are_read_without_importing_s3prl():
     code = (
-        "import sys; from espnet_hjprune.upstream.names import upstream_names as names; "
+        "import sys; from espnet_hjprune.upstream.s3prl_names import upstream_names as names; "
         "print(names()['wavlm_large'], names()['apc'], 's3prl' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -188,12 +188,12 @@ targets=$(xargs <<<"${targets}")
     status=2 die "--targets and --target_sparsity are both given; give one"
 if [ -z "${target_sparsity}${targets}" ]; then
     need_config prune_config
-    configured=$(${python} -m espnet_hjprune.bin.show_option --config "${prune_config}" \
+    configured=$(${python} -m espnet_hjprune.bin.recipe.show_option --config "${prune_config}" \
         --option frontend_conf.pruning.criterion)
     [ "${configured}" = "${criterion}" ] ||
         status=2 die "${prune_config} is for --criterion ${configured}; give it, or with" \
             "--criterion ${criterion} a --target_sparsity"
-    target_sparsity=$(${python} -m espnet_hjprune.bin.show_option --config "${prune_config}" \
+    target_sparsity=$(${python} -m espnet_hjprune.bin.recipe.show_option --config "${prune_config}" \
         --option frontend_conf.pruning.target_sparsity)
 fi
 if [ "${mini}" = true ] && [ -z "${upstream_ckpt}" ] && [[ ${upstream} == *_mini ]]; then
@@ -346,7 +346,7 @@ wait_job() {
     local dir=$1 status=0
     shift
     # In the background, so that a signal to this script is handled at once.
-    ${python} -m espnet_hjprune.bin.watch --pid "${job_group}" "$@" &
+    ${python} -m espnet_hjprune.bin.recipe.watch --pid "${job_group}" "$@" &
     wait $! || true
     wait "${job_group}" || status=$?
     job_group=
@@ -377,7 +377,7 @@ train() {
     shift 3
     # assigns batches_per_epoch, steps_per_epoch, max_epoch and total_steps
     local plan batches_per_epoch steps_per_epoch max_epoch total_steps
-    plan=$(${python} -m espnet_hjprune.bin.plan --train_config "${config}" \
+    plan=$(${python} -m espnet_hjprune.bin.recipe.plan --train_config "${config}" \
         --shape_dir "${stats_dir}/train" --token_type "${token_type}" \
         --ngpu "${ngpu}" --num_nodes "${num_nodes}" -- "$@")
     eval "${plan}"
@@ -607,7 +607,7 @@ score_decoded() {
                 ter_args+=(--bpemodel "${bpemodel}")
             fi
         fi
-        ${python} -m espnet_hjprune.bin.score --ref "${data}/text" --hyp "${dir}/text" \
+        ${python} -m espnet_hjprune.bin.recipe.score --ref "${data}/text" --hyp "${dir}/text" \
             --utt2spk "${data}/utt2spk" --type "${type}" --out_dir "${dir}/score_${type}" \
             ${ter_args[@]+"${ter_args[@]}"}
     done
@@ -652,10 +652,10 @@ make_mini_upstream() {
         random=${stamp}/random.pt
     fi
     unfinished "${stamp}" "${inputs[@]}" || return 0
-    ${python} -m espnet_hjprune.bin.random_upstream --family "${make_upstream%_*}" \
+    ${python} -m espnet_hjprune.bin.recipe.random_upstream --family "${make_upstream%_*}" \
         --size "${make_upstream##*_}" --output "${random}"
     if [ "${mini_pretrain_epochs}" -gt 0 ]; then
-        ${python} -m espnet_hjprune.bin.pretrain_upstream --upstream "${upstream}" \
+        ${python} -m espnet_hjprune.bin.recipe.pretrain_upstream --upstream "${upstream}" \
             --checkpoint "${random}" --data_dir "${data}" \
             --epochs "${mini_pretrain_epochs}" --output "${upstream_ckpt}"
     fi
@@ -672,7 +672,7 @@ stage_2() {
         if unfinished "data/.${train_set}" "${speed_perturb_factors}" \
             "$(data_checksum "data/${original}")"; then
             # shellcheck disable=SC2086 # factors are words
-            ${python} -m espnet_hjprune.bin.perturb_speed --in_dir "data/${original}" \
+            ${python} -m espnet_hjprune.bin.recipe.perturb_speed --in_dir "data/${original}" \
                 --out_dir "data/${train_set}" --factors ${speed_perturb_factors} --nj "${nj}"
             finish "data/.${train_set}"
         fi
@@ -685,7 +685,7 @@ stage_2() {
         if [ "${set}" = "${train_set}" ] || [ "${set}" = "${valid_set}" ]; then
             duration+=(--max_wav_duration "${max_wav_duration}")
         fi
-        ${python} -m espnet_hjprune.bin.format_data --in_dir "data/${set}" \
+        ${python} -m espnet_hjprune.bin.recipe.format_data --in_dir "data/${set}" \
             --out_dir "${raw_dir}/${set}" --audio_format "${audio_format}" --fs "${fs}" \
             --nj "${nj}" "${duration[@]}"
         finish "${raw_dir}/.${set}"
@@ -697,7 +697,7 @@ stage_2() {
     fi
     if unfinished "${token_dir}" "${token_type}" "${bpe_args[*]}" \
         "$(checksum "${raw_dir}/${train_set}/text")"; then
-        ${python} -m espnet_hjprune.bin.token_list --text "${raw_dir}/${train_set}/text" \
+        ${python} -m espnet_hjprune.bin.recipe.token_list --text "${raw_dir}/${train_set}/text" \
             --token_type "${token_type}" --output "${token_list}" \
             ${bpe_args[@]+"${bpe_args[@]}"}
         finish "${token_dir}"
@@ -710,7 +710,7 @@ stage_2() {
         fi
         if unfinished "${stats_dir}/${part}" \
             "$(checksum "${token_list}" "${raw_dir}/.${set}/.done")"; then
-            ${python} -m espnet_hjprune.bin.shapes --data_dir "${raw_dir}/${set}" \
+            ${python} -m espnet_hjprune.bin.recipe.shapes --data_dir "${raw_dir}/${set}" \
                 --token_list "${token_list}" --token_type "${token_type}" \
                 --out_dir "${stats_dir}/${part}" ${model_args[@]+"${model_args[@]}"}
             finish "${stats_dir}/${part}"
@@ -860,7 +860,7 @@ stage_7() {
         done
     fi
     # shellcheck disable=SC2086 # test sets are words
-    ${python} -m espnet_hjprune.bin.report --output "${results_exp}/RESULTS.md" \
+    ${python} -m espnet_hjprune.bin.recipe.report --output "${results_exp}/RESULTS.md" \
         --json "${results_exp}/results.json" ${results_copy:+"${results_copy}"} \
         --model "unpruned=${finetune_exp}" "${compared[@]}" \
         --decode_tag "${decode_tag}" --test_sets ${test_sets} --metric "${metric}" \

@@ -20,12 +20,13 @@ from espnet_hjprune.benchmark.models import (
     stock_frontend,
 )
 from espnet_hjprune.benchmark.timing import alternate, median_ratio, peak_memory
+from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model_dir import load_encoder
+from espnet_hjprune.model.model_dir import load_encoder
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.progress import progress_bar
-from espnet_hjprune.pruning.config import SAMPLE_RATE, PruningConfig
+from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import encoder_costs
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.upstream.architectures import architecture

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.upstream_module import SpeechUpstream
 from espnet_hjprune.inference.export import SUFFIXES, FeatureModel, export
 from espnet_hjprune.inference.runtime import load_exported
+from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
-from espnet_hjprune.pruning.compact import compact_encoder
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.pruner import Pruner
+from espnet_hjprune.pruning.slicing import compact_encoder
 from espnet_hjprune.upstream.random_checkpoint import MAKERS, save_random_checkpoint
 
 PEERS = ("s3prl", "huggingface", "torchaudio")

@@ -151,11 +151,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         print(as_table(result))
     if args.json and args.json != "-":
-        from espnet_hjprune.recipe.datadir import write_text
+        from espnet_hjprune.atomic import write_text
 
         write_text(Path(args.json), json.dumps(result, indent=2) + "\n")
     if args.image:
-        from espnet_hjprune.report.figures import plot_speed
+        from espnet_hjprune.benchmark.figure import plot_speed
 
         plot_speed(result, args.image)
 

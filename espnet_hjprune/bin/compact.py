@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet_hjprune.atomic import replaced_file
+from espnet_hjprune.atomic import replaced_file, write_text
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe.datadir import write_text
 
 COMPARED_SECONDS = (3.0, 1.7, 0.9)
 
@@ -86,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
     import yaml
 
-    from espnet_hjprune.espnet.compaction import (
+    from espnet_hjprune.model.compaction import (
         compact_model,
         finetune_config,
         load_gated_model,

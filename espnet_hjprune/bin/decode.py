@@ -13,10 +13,10 @@ from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.config_file import read_config
+from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.inference.config import DecodeConfig
-from espnet_hjprune.nn.config import build_dataclass
-from espnet_hjprune.recipe.datadir import read_table
+from espnet_hjprune.options import build_dataclass
 
 AUDIO_TYPES = ("sound", "kaldi_ark")
 

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_hjprune.inference.export import SUFFIXES, FeatureModel, export, shortest
     from espnet_hjprune.inference.model import load_recogniser, load_upstream
     from espnet_hjprune.inference.runtime import load_exported
-    from espnet_hjprune.model_dir import find_weights
+    from espnet_hjprune.model.model_dir import find_weights
 
     config = args.model_dir / "config.yaml"
     weights = args.model_file or find_weights(args.model_dir)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import get_args
 
 from espnet_hjprune.bin.cli import run_command
+from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
-from espnet_hjprune.pruning.config import SAMPLE_RATE
 from espnet_hjprune.pruning.cost import ModuleCost, Part, config_counts, module_costs
 from espnet_hjprune.upstream.architectures import ARCHITECTURES, architecture
 
@@ -39,7 +39,7 @@ def find_config(args: argparse.Namespace) -> EncoderConfig:
     if bool(args.upstream) == bool(args.model_dir):
         raise HJPruneError("give either --upstream or --model_dir, or --table")
     if args.model_dir:
-        from espnet_hjprune.model_dir import read_architecture
+        from espnet_hjprune.model.model_dir import read_architecture
 
         return read_architecture(Path(args.model_dir) / "config.yaml")
     if args.ckpt:
@@ -47,7 +47,7 @@ def find_config(args: argparse.Namespace) -> EncoderConfig:
 
         return load_upstream(args.upstream, args.ckpt)[0]
     if args.upstream not in ARCHITECTURES:
-        from espnet_hjprune.upstream.names import upstream_family
+        from espnet_hjprune.upstream.s3prl_names import upstream_family
         from espnet_hjprune.upstream.s3prl_source import load_upstream
 
         # A registered upstream brings its own checkpoint.

@@ -17,7 +17,7 @@ import espnet_hjprune
 from espnet_hjprune.atomic import replaced_file
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.startup import import_lazily
+from espnet_hjprune.espnet.lazy_imports import import_lazily
 
 # Processes that ESPnet spawns for several GPUs import this module again, which registers there.
 espnet_hjprune.register()

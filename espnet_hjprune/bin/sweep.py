@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def write_report(sweep: Sweep) -> None:
     """Write tables, figures and the page of all finished points, if there are any."""
-    from espnet_hjprune.report.sweep_record import read_swept_models
-    from espnet_hjprune.report.sweep_report import write_sweep_report
+    from espnet_hjprune.sweep.record import read_swept_models
+    from espnet_hjprune.sweep.report import write_sweep_report
 
     finished = [point for point in sweep.points if sweep.job(point).is_finished()]
     if not finished:

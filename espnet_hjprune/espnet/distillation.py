@@ -21,13 +21,13 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.compaction import unpruned_model
-from espnet_hjprune.espnet.model import find_upstreams
+from espnet_hjprune.espnet.losses import find_upstreams
 from espnet_hjprune.espnet.options import uses_threads
-from espnet_hjprune.espnet.trained_upstream import read_weights
-from espnet_hjprune.espnet.upstream_module import HiddenStates, SpeechUpstream
-from espnet_hjprune.model_dir import NAME
-from espnet_hjprune.pruning.distillation import DistillationConfig, hidden_loss, logits_loss
+from espnet_hjprune.model.compaction import unpruned_model
+from espnet_hjprune.model.distillation import DistillationConfig, hidden_loss, logits_loss
+from espnet_hjprune.model.loading import read_weights
+from espnet_hjprune.model.model_dir import NAME
+from espnet_hjprune.model.upstream import HiddenStates, SpeechUpstream
 
 DECODERS = (AbsDecoder, AbsClassifier)
 # Decoders that give no distribution, or draw what they predict.

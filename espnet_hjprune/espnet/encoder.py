@@ -8,7 +8,7 @@ import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.upstream_module import SpeechUpstream
+from espnet_hjprune.model.upstream import SpeechUpstream
 
 
 class HJPruneEncoder(AbsEncoder):

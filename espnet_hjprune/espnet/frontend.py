@@ -8,8 +8,8 @@ import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.stock_weights import translate_stock_weights
-from espnet_hjprune.espnet.upstream_module import SpeechUpstream
+from espnet_hjprune.model.stock_weights import translate_stock_weights
+from espnet_hjprune.model.upstream import SpeechUpstream
 
 
 class HJPruneFrontend(AbsFrontend):

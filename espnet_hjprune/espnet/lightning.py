@@ -10,7 +10,7 @@ from espnet2.tasks.abs_task import scheduler_classes
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.distillation import add_teacher
-from espnet_hjprune.espnet.model import find_pruners, find_upstreams
+from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
 from espnet_hjprune.espnet.options import check_options
 
 

@@ -12,8 +12,8 @@ import torch
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.encoder import HJPruneEncoder
-from espnet_hjprune.espnet.model import find_pruners, find_upstreams
-from espnet_hjprune.espnet.stock_weights import STOCK
+from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
+from espnet_hjprune.model.stock_weights import STOCK
 
 
 def check_options(options: Mapping[str, Any], model: torch.nn.Module) -> None:

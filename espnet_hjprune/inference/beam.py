@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
+from espnet_hjprune.data.tokens import SPACE, UNKNOWN
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.inference.config import DecodeConfig
 from espnet_hjprune.inference.greedy import BLANK, Hypothesis
-from espnet_hjprune.recipe.tokens import SPACE, UNKNOWN
 
 
 class BeamSearch:

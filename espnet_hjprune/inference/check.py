@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from espnet_hjprune.data.datadir import read_table
+from espnet_hjprune.data.tokens import build_detokenizer
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.inference.config import DecodeConfig
 from espnet_hjprune.inference.decode import count_samples, make_batches, read_batch, search
@@ -16,8 +18,6 @@ from espnet_hjprune.inference.export import example
 from espnet_hjprune.inference.model import Recogniser
 from espnet_hjprune.inference.runtime import Runner
 from espnet_hjprune.progress import progress_bar
-from espnet_hjprune.recipe.datadir import read_table
-from espnet_hjprune.recipe.tokens import build_detokenizer
 
 # Largest difference of a float32 model's output.
 TOLERANCE = 1e-4

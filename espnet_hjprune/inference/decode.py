@@ -12,15 +12,16 @@ import soundfile
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_hjprune.constants import SAMPLE_RATE
+from espnet_hjprune.data.audio import read_mono
+from espnet_hjprune.data.datadir import read_table, write_table
+from espnet_hjprune.data.tokens import build_detokenizer
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.inference.beam import BeamSearch
 from espnet_hjprune.inference.config import DecodeConfig
 from espnet_hjprune.inference.greedy import Hypothesis, greedy_search
 from espnet_hjprune.inference.model import FIRST_LABEL, Recogniser
-from espnet_hjprune.recipe.audio import read_mono
-from espnet_hjprune.recipe.datadir import read_table, write_table
-from espnet_hjprune.recipe.tokens import build_detokenizer
-from espnet_hjprune.report.decoding_log import SAMPLE_RATE, DecodingTime, write_timing
+from espnet_hjprune.scoring.decoding_log import DecodingTime, write_timing
 
 
 def read_samples(location: str, is_ark: bool) -> torch.Tensor:

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.upstream_module import SpeechUpstream
+from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.nn.export_mode import plain_attention
-from espnet_hjprune.nn.positional import PositionalConv
+from espnet_hjprune.nn.positional_embedding import PositionalConv
 
 # File suffixes of the formats.
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "torchscript": ".pt"}

@@ -14,9 +14,9 @@ from torch import nn
 
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.trained_upstream import build_upstream, read_weights
-from espnet_hjprune.espnet.upstream_module import SpeechUpstream
-from espnet_hjprune.model_dir import plugin_option
+from espnet_hjprune.model.loading import build_upstream, read_weights
+from espnet_hjprune.model.model_dir import plugin_option
+from espnet_hjprune.model.upstream import SpeechUpstream
 
 # Labels of a classifier lack <blank> and <unk>, which come first in a token list.
 FIRST_LABEL = 2

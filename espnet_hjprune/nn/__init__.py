@@ -9,7 +9,7 @@ from espnet_hjprune.nn.config import (
     RelativeBiasConfig,
 )
 from espnet_hjprune.nn.encoder import SpeechEncoder
-from espnet_hjprune.nn.gating import FeatureGate, GateValues
+from espnet_hjprune.nn.gate_values import FeatureGate, GateValues
 
 __all__ = [
     "ConvLayerConfig",

@@ -8,10 +8,10 @@ from torch import nn
 
 from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig, MaskingConfig
 from espnet_hjprune.nn.feature_extractor import FeatureExtractor
-from espnet_hjprune.nn.gating import NO_GATES, GateValues, scale
+from espnet_hjprune.nn.gate_values import NO_GATES, GateValues, scale
 from espnet_hjprune.nn.masking import sample_spans
 from espnet_hjprune.nn.norms import FeatureNorm, normalize_utterances
-from espnet_hjprune.nn.positional import PositionalEncoding
+from espnet_hjprune.nn.positional_embedding import PositionalEncoding
 from espnet_hjprune.nn.transformer import Transformer
 
 

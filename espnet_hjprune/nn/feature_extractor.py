@@ -8,8 +8,8 @@ from torch import nn
 from espnet_hjprune.nn.activation import gelu
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.export_mode import is_exporting
-from espnet_hjprune.nn.gated import gated_conv1d
-from espnet_hjprune.nn.gating import GateValues
+from espnet_hjprune.nn.gate_values import GateValues
+from espnet_hjprune.nn.gated_ops import gated_conv1d
 from espnet_hjprune.nn.norms import FeatureNorm, channel_norm, group_norm_per_channel
 
 # On the CPU the first layers, whose outputs are large, are computed together in blocks of so many

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from espnet_hjprune.nn.gating import FeatureGate, scale
+from espnet_hjprune.nn.gate_values import FeatureGate, scale
 
 
 class FeatureNorm(nn.LayerNorm):

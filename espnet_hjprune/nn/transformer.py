@@ -8,8 +8,8 @@ from torch import nn
 
 from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig
 from espnet_hjprune.nn.export_mode import has_plain_attention, is_exporting
-from espnet_hjprune.nn.gated import gated_linear
-from espnet_hjprune.nn.gating import FeatureGate, GateValues
+from espnet_hjprune.nn.gate_values import FeatureGate, GateValues
+from espnet_hjprune.nn.gated_ops import gated_linear
 from espnet_hjprune.nn.norms import FeatureNorm
 from espnet_hjprune.nn.relative import BiasGate, RelativeBias
 

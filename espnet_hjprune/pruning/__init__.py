@@ -1,6 +1,5 @@
 """Hard-concrete gates, cost model, sparsity constraint, discretisation and compaction."""
 
-from espnet_hjprune.pruning.compact import compact_encoder
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import (
     ModuleCost,
@@ -10,6 +9,7 @@ from espnet_hjprune.pruning.cost import (
 )
 from espnet_hjprune.pruning.gates import GateSet
 from espnet_hjprune.pruning.pruner import Pruner
+from espnet_hjprune.pruning.slicing import compact_encoder
 
 __all__ = [
     "GateSet",

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.nn.config import build_dataclass
+from espnet_hjprune.options import build_dataclass
 
 UNITS = ("conv", "head", "ffn", "hidden")
 CRITERIA = ("macs", "size", "sepsize")
 PARTS = ("cnn", "transformer")
 STEPS = ("ramp_steps", "hold_steps", "rise_steps")
-SAMPLE_RATE = 16000
 
 
 @dataclass

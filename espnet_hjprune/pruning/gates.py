@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from espnet_hjprune.nn.config import EncoderConfig
-from espnet_hjprune.nn.gating import FeatureGate, GateValues
+from espnet_hjprune.nn.gate_values import FeatureGate, GateValues
 from espnet_hjprune.pruning import hard_concrete
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import UnitCounts, config_counts

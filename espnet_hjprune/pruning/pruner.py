@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from espnet_hjprune.nn.config import EncoderConfig
-from espnet_hjprune.nn.gating import GateValues
+from espnet_hjprune.nn.gate_values import GateValues
 from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.constraint import Constraint
 from espnet_hjprune.pruning.cost import UnitCounts, encoder_cost
-from espnet_hjprune.pruning.criteria import Measure, measures, pruned_config
-from espnet_hjprune.pruning.discretise import Discretiser
+from espnet_hjprune.pruning.discretisation import Discretiser
 from espnet_hjprune.pruning.gates import GateSet
-from espnet_hjprune.pruning.lagrangian import Constraint
+from espnet_hjprune.pruning.measures import Measure, measures, pruned_config
 from espnet_hjprune.pruning.noise import SharedNoise
 
 

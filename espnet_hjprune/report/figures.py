@@ -12,8 +12,7 @@ from matplotlib import colormaps
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.report.drawing import (
+from espnet_hjprune.drawing import (
     COLOURS,
     EMPTY,
     INK,
@@ -24,13 +23,14 @@ from espnet_hjprune.report.drawing import (
     new_figure,
     save,
 )
+from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.report.results import method_name
-from espnet_hjprune.report.training_log import TrainingLog
+from espnet_hjprune.training.training_log import TrainingLog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from espnet_hjprune.report.confusion import Confusion
+    from espnet_hjprune.scoring.confusion import Confusion
 
 # Of the numbers on the bars, in points; the panel's height only decides where a number fits.
 _NUMBER_SIZE = 7.5
@@ -314,51 +314,4 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
         axes.set_ylabel("true, with the number of utterances")
         axes.set_title("share of a row's utterances (%)")
         headline(figure, title)
-        return save(figure, path)
-
-
-def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
-    """Draw speed-up against MAC reduction, a colour and mark for each audio length and batch.
-
-    Models on the dashed line are as much faster as they have fewer MACs.
-
-    Args:
-        result: What the benchmark measured: ``machine`` and ``rows``; the first row of a setting
-            is its reference.
-        path: The PNG file to write.
-    """
-    machine, rows = result["machine"], result["rows"]
-    settings = list(dict.fromkeys((row["batch"], row["seconds"]) for row in rows))
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(6.4, 4.8)
-        axes = figure.subplots()
-        for number, setting in enumerate(settings):
-            colour = COLOURS[number % len(COLOURS)]
-            mark = "osD^v"[number // len(COLOURS) % 5]
-            mine = [row for row in rows if (row["batch"], row["seconds"]) == setting]
-            x = [row["mac_reduction"] for row in mine]
-            y = [row["speed_up"] for row in mine]
-            label = f"{setting[0]} x {setting[1]:g} s"
-            axes.plot(x, y, mark, color=colour, ms=7, mec="white", mew=1.2, label=label)
-        # Names once, at the first setting's points; those of other packages would overlap.
-        for row in rows:
-            named = row["mac_reduction"] > 1.01 or row["model"] == "dense"
-            if named and (row["batch"], row["seconds"]) == settings[0]:
-                axes.annotate(
-                    row["model"],
-                    (row["mac_reduction"], row["speed_up"]),
-                    (-8, 4),
-                    textcoords="offset points",
-                    ha="right",
-                    fontsize=8.5,
-                    color=MUTED,
-                )
-        top = 1.12 * max(max(row["mac_reduction"], row["speed_up"]) for row in rows)
-        axes.plot([0.6, top], [0.6, top], "--", color=OUTLINE, lw=1.2, zorder=1)
-        axes.set_xlim(min(0.6, 0.9 * min(row["mac_reduction"] for row in rows)), top)
-        axes.set_ylim(min(0.8, 0.95 * min(row["speed_up"] for row in rows)), top)
-        axes.set_xlabel("MAC reduction (times)")
-        axes.set_title(f"speed-up against {rows[0]['model']} (times)")
-        axes.legend(loc="upper left", fontsize=8.5)
-        headline(figure, f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}")
         return save(figure, path)

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.report.confusion import (
+from espnet_hjprune.markdown import markdown_table
+from espnet_hjprune.scoring.confusion import (
     Confusion,
     classification_table,
     confused_table,
     read_confusion,
 )
-from espnet_hjprune.report.decoding_log import DecodingTime, read_decoding_time
-from espnet_hjprune.report.scoring import SCORE_TYPES, ErrorCounts, parse_result
+from espnet_hjprune.scoring.decoding_log import DecodingTime, read_decoding_time
+from espnet_hjprune.scoring.sclite import SCORE_TYPES, ErrorCounts, parse_result
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _ERROR_COLUMNS = ("dataset", "Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err")
@@ -192,13 +193,6 @@ def environment() -> list[tuple[str, str]]:
         ("Git hash", git("rev-parse", "HEAD")),
         ("Commit date", git("log", "-1", "--format=%ad")),
     ]
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown; the first row is the header."""
-    lines = ["|" + "|".join(cell.replace("|", "\\|") for cell in row) + "|" for row in rows]
-    lines.insert(1, "|" + "---|" * len(rows[0]))
-    return "\n".join(lines) + "\n"
 
 
 def plain_table(rows: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.nn.config import build_dataclass
+from espnet_hjprune.options import build_dataclass
 
 LAUNCHERS = ("local", "slurm")
 # What the sweep itself says to the recipe.

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from espnet_hjprune.recipe.datadir import write_text
+from espnet_hjprune.atomic import write_text
 
 # Exit status of a command that is no program, as in shells.
 NOT_STARTED = 126

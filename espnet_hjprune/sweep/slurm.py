@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from espnet_hjprune.atomic import write_text
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.recipe.datadir import write_text
 from espnet_hjprune.sweep.job import Job, run_job
 
 POLL_SECONDS = 5.0

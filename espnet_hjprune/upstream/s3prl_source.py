@@ -15,7 +15,7 @@ import torch
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.upstream.fairseq_format import config_from_fairseq, convert_weights
-from espnet_hjprune.upstream.names import upstream_family
+from espnet_hjprune.upstream.s3prl_names import upstream_family
 
 Loaded = tuple[EncoderConfig, Mapping[str, torch.Tensor]]
 

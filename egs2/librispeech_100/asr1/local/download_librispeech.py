@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.recipe.librispeech import BASE_URL, PARTS, download
+from espnet_hjprune.corpora.librispeech import BASE_URL, PARTS, download
 
 
 def main(argv: Sequence[str] | None = None) -> None:

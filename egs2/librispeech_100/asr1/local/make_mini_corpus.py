@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.recipe.mini_librispeech import MiniConfig, make_corpus, sentences
-from espnet_hjprune.recipe.mini_tedlium import MiniTalksConfig, make_talks
+from espnet_hjprune.synthetic.mini_librispeech import MiniConfig, make_corpus, sentences
+from espnet_hjprune.synthetic.mini_tedlium import MiniTalksConfig, make_talks
 
 UTTERANCES = {
     "train-clean-100": 1000,

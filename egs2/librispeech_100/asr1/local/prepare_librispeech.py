@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.recipe.librispeech import PARTS, prepare
+from espnet_hjprune.corpora.librispeech import PARTS, prepare
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.recipe.tedlium import prepare
+from espnet_hjprune.corpora.tedlium import prepare
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.recipe.slurp import ANNOTATIONS, AUDIO_RECORD, download
+from espnet_hjprune.corpora.slurp import ANNOTATIONS, AUDIO_RECORD, download
 
 
 def main(argv: Sequence[str] | None = None) -> None:

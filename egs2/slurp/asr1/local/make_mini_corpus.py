@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.recipe.mini_slurp import MiniConfig, make_corpus
+from espnet_hjprune.synthetic.mini_slurp import MiniConfig, make_corpus
 
 PROMPTS = {"train": 250, "train_synthetic": 100, "devel": 40, "test": 100}
 

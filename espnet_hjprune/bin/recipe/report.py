@@ -1,0 +1,155 @@
+"""Write RESULTS.md and the figures of a pruned model, and print the table of cost and quality."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_hjprune.atomic import write_text
+from espnet_hjprune.bin.cli import run_command
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.report.record import result_record
+from espnet_hjprune.report.results import (
+    METRICS,
+    Image,
+    method_name,
+    plain_table,
+    project_table,
+    read_model,
+    read_summary,
+    render,
+)
+from espnet_hjprune.training.training_log import read_training_log
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command-line parser."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--output", required=True, type=Path, help="RESULTS.md to write")
+    parser.add_argument(
+        "--prune_exp",
+        required=True,
+        action="append",
+        type=Path,
+        help="experiment of the gated pruning (stage 4), once for each --summary",
+    )
+    parser.add_argument(
+        "--summary",
+        required=True,
+        action="append",
+        type=Path,
+        help="summary.json of the compaction (stage 5), once for each compact model",
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        action="append",
+        metavar="NAME=EXP",
+        help="a decoded model: first the unpruned one, then a compact one for each --summary",
+    )
+    parser.add_argument("--decode_tag", required=True, help="directory of the decoded sets in EXP")
+    parser.add_argument("--test_sets", required=True, nargs="+", help="names of the decoded sets")
+    parser.add_argument("--metric", choices=list(METRICS), default="wer", help="for the table")
+    parser.add_argument(
+        "--data_dir", type=Path, help="has SET/text with the true labels; for --metric accuracy"
+    )
+    parser.add_argument(
+        "--json", nargs="+", default=[], type=Path, help="files for the same figures as JSON"
+    )
+    parser.add_argument("--title", default="RESULTS", help="headline of RESULTS.md")
+    return parser
+
+
+def _name_and_exp(model: str) -> tuple[str, Path]:
+    name, found, exp_dir = model.partition("=")
+    if not (name and found and exp_dir):
+        raise HJPruneError(f"--model '{model}' is not of the form NAME=EXP; write both")
+    if not Path(exp_dir).is_dir():
+        raise HJPruneError(f"--model '{model}': {exp_dir} is no directory; train the model first")
+    return name, Path(exp_dir)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write and print the report.
+
+    Raises:
+        HJPruneError: Options that do not fit together, or results that are missing.
+    """
+    args = get_parser().parse_args(argv)
+    test_sets = [name for group in args.test_sets for name in group.split()]
+    if not test_sets:
+        raise HJPruneError("--test_sets is empty; name the decoded sets")
+    if not len(args.model) - 1 == len(args.summary) == len(args.prune_exp):
+        raise HJPruneError(
+            f"{len(args.model)} --model, {len(args.summary)} --summary and {len(args.prune_exp)} "
+            "--prune_exp do not fit: give the unpruned model first, then one --model, one "
+            "--summary and one --prune_exp for each compact model"
+        )
+    references = {}
+    if args.metric == "accuracy":
+        if args.data_dir is None:
+            raise HJPruneError("--metric accuracy needs --data_dir with the true labels")
+        references = {test_set: args.data_dir / test_set / "text" for test_set in test_sets}
+    summaries = [read_summary(path) for path in args.summary]
+    named = [_name_and_exp(model) for model in args.model]
+    named[1:] = [
+        (method_name(summary) if name == "auto" else name, exp_dir)
+        for (name, exp_dir), summary in zip(named[1:], summaries, strict=True)
+    ]
+    sizes = [(summaries[0], "dense"), *((summary, "actual") for summary in summaries)]
+    models = [
+        read_model(name, exp_dir, args.decode_tag, test_sets, summary, size, references)
+        for (name, exp_dir), (summary, size) in zip(named, sizes, strict=True)
+    ]
+    metric = METRICS[args.metric]
+
+    from espnet_hjprune.report import figures  # after the checks: matplotlib takes a second
+
+    images: list[Image] = []
+    # One training may have given several models.
+    last = dict(zip(args.prune_exp, summaries, strict=True))
+    for model, summary, prune_exp in zip(models[1:], summaries, args.prune_exp, strict=True):
+        figures.plot_architecture(summary, prune_exp / "images" / "architecture.png")
+        path = figures.plot_architecture(summary, model.exp_dir / "images" / "architecture.png")
+        images.append(Image(f"Architecture of {model.name}", path))
+        if summary is not last[prune_exp]:
+            continue
+        try:
+            log = read_training_log(prune_exp)
+            title = f"{method_name(summary)}: pruning"
+            path = figures.plot_pruning(log, title, prune_exp / "images" / "pruning.png")
+            images.append(Image(f"Pruning of {model.name}", path))
+        except HJPruneError as error:
+            # The scores do not depend on the training log, which a user may have removed.
+            logging.warning("no figure of the pruning: %s", error)
+    for model in models:
+        for test_set, confusion in model.confusions.items():
+            path = model.exp_dir / "images" / f"confusion_{test_set}.png"
+            title = f"{model.name}: {test_set}"
+            figures.plot_confusion(confusion, title, path)
+            images.append(Image(f"Confusion of {model.name} on {test_set}", path))
+    points = [
+        (m.name, m.macs_removed, {s: metric.value(c) for s, c in m.scores["wer"].items()})
+        for m in models
+    ]
+    title = f"{metric.name} against MACs removed"
+    path = models[-1].exp_dir / "images" / "tradeoff.png"
+    images.append(Image(title, figures.plot_tradeoff(points, metric.name, title, path)))
+
+    table = project_table(models, metric, float(summaries[0].get("seconds", 10.0)))
+    text = render(args.title, models, table, images, args.output)
+    write_text(args.output, text)
+    for path in args.json:
+        record = result_record(args.title, models, summaries, metric)
+        write_text(path, json.dumps(record, indent=2) + "\n")
+    print(plain_table(table), end="")
+    for image in images:
+        logging.info("wrote %s", image.path)
+    logging.info("wrote %s", args.output)
+
+
+if __name__ == "__main__":
+    run_command(main)

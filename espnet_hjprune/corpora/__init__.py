@@ -1,0 +1,1 @@
+"""Speech corpora in their published layouts: downloads and data preparation."""

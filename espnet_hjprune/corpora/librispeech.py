@@ -1,0 +1,218 @@
+"""The LibriSpeech corpus on disk: its parts, its layout, and data directories made from it.
+
+Layout: ``LibriSpeech/SPEAKERS.TXT`` and ``LibriSpeech/<part>/<reader>/<chapter>/`` with
+``<reader>-<chapter>-<number>.flac`` files and one ``<reader>-<chapter>.trans.txt``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_hjprune.atomic import write_text
+from espnet_hjprune.corpora.download import RemoteFile, fetch, unpacked
+from espnet_hjprune.data.datadir import Utterance, combine_data_dirs, read_table, write_data_dir
+from espnet_hjprune.errors import HJPruneError
+
+BASE_URL = "https://www.openslr.org/resources/12"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One archive of the corpus: size in bytes, MD5 sum, and what it holds."""
+
+    bytes: int
+    md5: str
+    utterances: int
+
+
+PARTS = {
+    "train-clean-100": Part(6387309499, "2a93770f6d5c6c964bc36631d331a522", 28539),
+    "dev-clean": Part(337926286, "42e2234ba48799c1f50f24a7926300a1", 2703),
+    "dev-other": Part(314305928, "c8d0bcc9cca99d4f8b62fcc847357931", 2864),
+    "test-clean": Part(346663984, "32fa31d27d2e1cad72775fee3f4849a9", 2620),
+    "test-other": Part(328757843, "fb5a50374b501bb3bac4815ee91d3135", 2939),
+}
+
+
+def download(
+    directory: Path,
+    parts: Sequence[str] = tuple(PARTS),
+    base_url: str = BASE_URL,
+    catalogue: Mapping[str, Part] = PARTS,
+) -> None:
+    """Complete ``directory/LibriSpeech``: parts that are there already stay as they are.
+
+    Archives stay in ``directory``; one that is there already is used.
+
+    Raises:
+        HJPruneError: See :func:`~espnet_hjprune.corpora.download.fetch`.
+    """
+    corpus = directory / "LibriSpeech"
+    for part in parts:
+        if (corpus / part).is_dir():
+            logging.info("%s is there already", corpus / part)
+            continue
+        archive = directory / f"{part}.tar.gz"
+        published = catalogue[part]
+        url = f"{base_url}/{archive.name}"
+        fetch(RemoteFile(url, published.bytes, f"md5:{published.md5}"), archive)
+        with unpacked(archive) as content:
+            corpus.mkdir(exist_ok=True)
+            for path in (content / "LibriSpeech").glob("*.TXT"):
+                path.replace(corpus / path.name)
+            # Last, because a part that is there counts as complete.
+            (content / "LibriSpeech" / part).rename(corpus / part)
+
+
+def data_name(part: str) -> str:
+    """The name of a part's data directory, such as ``test_clean``."""
+    return part.replace("-", "_")
+
+
+def read_genders(path: Path) -> dict[str, str]:
+    """Read SPEAKERS.TXT (``id | sex | subset | minutes | name``): reader -> ``m`` or ``f``.
+
+    Raises:
+        HJPruneError: The file is missing or a line has another form.
+    """
+    genders: dict[str, str] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise HJPruneError(
+            f"{path} does not exist; LIBRISPEECH in db.sh must be the directory that holds "
+            "LibriSpeech/SPEAKERS.TXT"
+        ) from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith(";"):
+            continue
+        # Names may contain the separator, so only the first two columns are looked at.
+        reader, *columns = (column.strip() for column in line.split("|"))
+        gender = columns[0].lower() if columns else ""
+        if not reader.isdigit() or gender not in ("m", "f"):
+            raise HJPruneError(f"{path}:{number} is no line 'id | M or F | ...'; correct it")
+        genders[reader] = gender
+    return genders
+
+
+def _read_chapter(directory: Path) -> Iterator[Utterance]:
+    """The utterances of one chapter, each with its audio and its transcript."""
+    reader, chapter = directory.parent.name, directory.name
+    transcripts_path = directory / f"{reader}-{chapter}.trans.txt"
+    audio = {path.stem: path for path in directory.glob("*.flac")}
+    if not transcripts_path.exists():
+        raise HJPruneError(f"{transcripts_path} does not exist; the copy is incomplete, renew it")
+    transcripts = read_table(transcripts_path)
+    for utt_id in sorted(audio.keys() | transcripts.keys()):
+        if not transcripts.get(utt_id):
+            raise HJPruneError(
+                f"utterance {utt_id} has audio but no transcript in {transcripts_path}; "
+                "add the transcript or remove the audio"
+            )
+        if utt_id not in audio:
+            raise HJPruneError(
+                f"utterance {utt_id} of {transcripts_path} has no audio {utt_id}.flac beside it; "
+                "add the audio or remove the transcript"
+            )
+        yield Utterance(utt_id, reader, str(audio[utt_id]), transcripts[utt_id])
+
+
+def read_part(corpus: Path, part: str) -> list[Utterance]:
+    """All utterances of ``corpus/part``; the speaker is the reader.
+
+    Raises:
+        HJPruneError: The part is missing or empty, or audio and transcripts do not match.
+    """
+    directory = corpus / part
+    if not directory.is_dir():
+        raise HJPruneError(
+            f"{directory} does not exist; correct LIBRISPEECH in db.sh, or give --download true"
+        )
+    utterances = [
+        utterance
+        for chapter in sorted(directory.glob("*/*/"))
+        for utterance in _read_chapter(chapter)
+    ]
+    if not utterances:
+        raise HJPruneError(f"{directory} has no <reader>/<chapter>/ directories; renew the copy")
+    return utterances
+
+
+def prepare(corpus: Path, output: Path, parts: Sequence[str], check_counts: bool = True) -> None:
+    """Make a data directory of every part, and ``dev``, the validation set, of both dev parts.
+
+    Args:
+        corpus: The directory ``LibriSpeech``.
+        output: Where ``train_clean_100``, ``dev_clean``, ..., ``dev`` are made.
+        parts: Names from :data:`PARTS`.
+        check_counts: Warn about a part that has not as many utterances as LibriSpeech has.
+
+    Raises:
+        HJPruneError: See :func:`read_genders` and :func:`read_part`.
+    """
+    genders = read_genders(corpus / "SPEAKERS.TXT")
+    for part in parts:
+        utterances = read_part(corpus, part)
+        unknown = [utt for utt in utterances if utt.speaker not in genders]
+        if unknown:
+            raise HJPruneError(
+                f"reader {unknown[0].speaker} of {corpus / part} is not in "
+                f"{corpus / 'SPEAKERS.TXT'}; add the reader there"
+            )
+        count = write_data_dir(output / data_name(part), utterances, genders)
+        logging.info("%s: %d utterances", output / data_name(part), count)
+        if check_counts and count != PARTS[part].utterances:
+            logging.warning(
+                "%s has %d utterances, LibriSpeech has %d: the copy is not the whole set",
+                corpus / part,
+                count,
+                PARTS[part].utterances,
+            )
+    dev = [output / data_name(part) for part in parts if part.startswith("dev-")]
+    if dev:
+        logging.info("%s: %d utterances", output / "dev", combine_data_dirs(dev, output / "dev"))
+
+
+def write_transcripts(corpus: Path, part: str, texts: Mapping[str, str]) -> None:
+    """Write the ``*.trans.txt`` files of a part from transcripts by utterance.
+
+    The utterances are called ``<reader>-<chapter>-<number>``.
+    """
+    chapters: dict[tuple[str, str], list[str]] = {}
+    for utt_id in sorted(texts):
+        reader, chapter, _ = utt_id.split("-")
+        chapters.setdefault((reader, chapter), []).append(f"{utt_id} {texts[utt_id]}\n")
+    for (reader, chapter), lines in chapters.items():
+        path = corpus / part / reader / chapter / f"{reader}-{chapter}.trans.txt"
+        write_text(path, "".join(lines))
+
+
+def audio_path(corpus: Path, part: str, utt_id: str) -> Path:
+    """Where the audio of an utterance ``<reader>-<chapter>-<number>`` is."""
+    reader, chapter, _ = utt_id.split("-")
+    return corpus / part / reader / chapter / f"{utt_id}.flac"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A line of SPEAKERS.TXT; ``gender`` is ``m`` or ``f``."""
+
+    reader_id: str
+    gender: str
+    part: str
+    minutes: float
+    name: str
+
+
+def write_readers(path: Path, readers: Iterable[Reader]) -> None:
+    """Write SPEAKERS.TXT."""
+    lines = [f";{'ID':<4}|SEX| {'SUBSET':<16} |MINUTES| NAME"]
+    lines += [
+        f"{reader.reader_id:<4} | {reader.gender.upper()} | {reader.part:<16} "
+        f"| {reader.minutes:5.2f} | {reader.name}"
+        for reader in readers
+    ]
+    write_text(path, "\n".join(lines) + "\n")

@@ -1,0 +1,153 @@
+"""Tokens of a text as ESPnet splits it, and token lists in ESPnet's order.
+
+ESPnet's own tokenizer modules take long to import and look for language data on the way, so the
+three splittings that the recipes use are repeated here; a test compares them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from espnet_hjprune.atomic import write_text
+from espnet_hjprune.data.datadir import read_table
+from espnet_hjprune.errors import HJPruneError
+
+if TYPE_CHECKING:
+    import sentencepiece
+
+TOKEN_TYPES = ("char", "bpe", "word")
+BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
+
+Tokenizer = Callable[[str], list[str]]
+Detokenizer = Callable[[Sequence[str]], str]
+
+
+def build_tokenizer(token_type: str, bpemodel: str | Path | None = None) -> Tokenizer:
+    """Return the function that splits a text.
+
+    Args:
+        token_type: One of :data:`TOKEN_TYPES`.
+        bpemodel: The sentencepiece model; for ``bpe`` only.
+
+    Raises:
+        HJPruneError: The model is missing.
+    """
+    if token_type == "char":
+        return lambda text: [SPACE if character == " " else character for character in text]
+    if token_type == "word":
+        return str.split
+    return _load_bpe(bpemodel).encode_as_pieces
+
+
+def build_detokenizer(token_type: str, bpemodel: str | Path | None = None) -> Detokenizer:
+    """Return the function that joins tokens to a text; options as in :func:`build_tokenizer`."""
+    if token_type == "char":
+        return lambda tokens: "".join(" " if token == SPACE else token for token in tokens)
+    if token_type == "word":
+        return " ".join
+    model = _load_bpe(bpemodel)
+    return lambda tokens: model.decode_pieces(list(tokens))
+
+
+def _load_bpe(bpemodel: str | Path | None) -> sentencepiece.SentencePieceProcessor:
+    if bpemodel is None or not Path(bpemodel).is_file():
+        raise HJPruneError(
+            f"the sentencepiece model {bpemodel} does not exist; give --bpemodel, or run stage 2"
+        )
+    import sentencepiece
+
+    model = sentencepiece.SentencePieceProcessor()
+    model.load(str(bpemodel))
+    return model
+
+
+def read_texts(path: str | Path) -> list[str]:
+    """The transcripts of a ``text`` table.
+
+    Raises:
+        HJPruneError: The table is missing or has no utterance, or an utterance has no transcript.
+    """
+    table = read_table(path)
+    if not table:
+        raise HJPruneError(f"{path} is empty; prepare the data again")
+    for utt_id, text in table.items():
+        if not text:
+            raise HJPruneError(f"utterance {utt_id} of {path} has no transcript; add or remove it")
+    return list(table.values())
+
+
+def count_tokens(texts: Iterable[str], tokenizer: Tokenizer) -> list[str]:
+    """All tokens of the texts, the most frequent first."""
+    counts = Counter(token for text in texts for token in tokenizer(text))
+    return sorted(counts, key=lambda token: (-counts[token], token))
+
+
+def train_bpe(texts: Iterable[str], prefix: str | Path, size: int, mode: str) -> list[str]:
+    """Train a sentencepiece model, write ``<prefix>.model`` and return its pieces in order.
+
+    Args:
+        texts: The training text.
+        prefix: Path without ``.model``.
+        size: Number of pieces, sentencepiece's three control pieces included.
+        mode: ``unigram`` or ``bpe``.
+
+    Raises:
+        HJPruneError: The text does not allow for that many pieces.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            vocab_size=size,
+            model_type=mode,
+            character_coverage=1.0,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        # The message begins with sentencepiece's source line and the failed check.
+        reason = str(error).split("] ")[-1]
+        raise HJPruneError(
+            f"sentencepiece cannot make --nbpe {size} pieces of this text: {reason}"
+        ) from None
+    path = Path(f"{prefix}.model")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(model.getvalue())
+    temporary.replace(path)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    return [
+        processor.id_to_piece(index)
+        for index in range(processor.get_piece_size())
+        if not (processor.is_control(index) or processor.is_unknown(index))
+    ]
+
+
+def write_token_list(path: str | Path, tokens: Iterable[str]) -> int:
+    """Write ``<blank>``, ``<unk>``, the tokens and ``<sos/eos>``; return the number of lines."""
+    lines = [BLANK, UNKNOWN, *tokens, SOS_EOS]
+    write_text(path, "".join(f"{line}\n" for line in lines))
+    return len(lines)
+
+
+def read_token_list(path: str | Path) -> list[str]:
+    """The lines of a token list.
+
+    Raises:
+        HJPruneError: The file is missing or lacks ``<blank>``, ``<unk>`` or ``<sos/eos>``.
+    """
+    try:
+        tokens = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
+    except FileNotFoundError:
+        raise HJPruneError(f"{path} does not exist; run stage 2 first") from None
+    if len(tokens) < 3 or [*tokens[:2], tokens[-1]] != [BLANK, UNKNOWN, SOS_EOS]:
+        raise HJPruneError(
+            f"{path} does not begin with {BLANK} {UNKNOWN} and end with {SOS_EOS}; make it again"
+        )
+    return tokens

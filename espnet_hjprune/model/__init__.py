@@ -1,0 +1,1 @@
+"""The upstream as a model of any framework: loading, compaction, distillation."""

@@ -1,0 +1,133 @@
+"""The grouped convolutions that encode positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from espnet_hjprune.nn.config import PositionalConfig
+from espnet_hjprune.nn.gate_values import FeatureGate
+from espnet_hjprune.nn.norms import FeatureNorm
+
+
+class PositionalConv(nn.Module):
+    """Grouped convolution over time, trimmed to the input length.
+
+    With weight norm (dense models) the weight is ``weight_g * weight_v / |weight_v|``, the norm
+    taken per kernel position. Without it (compact models) groups may differ in width: groups of
+    equal width share one convolution, so that nothing is padded and every MAC counts.
+    """
+
+    def __init__(self, config: PositionalConfig) -> None:
+        super().__init__()
+        self.kernel = config.kernel
+        self.widths = list(config.group_widths)
+        self.weight_norm = config.weight_norm
+        hidden = sum(self.widths)
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        std = math.sqrt(4.0 / (self.kernel * hidden))
+        distinct = sorted({width for width in self.widths if width > 0})
+        if self.weight_norm:
+            if len(distinct) != 1 or distinct[0] * len(self.widths) != hidden:
+                raise ValueError("weight norm needs groups of equal width")
+            direction = torch.randn(hidden, distinct[0], self.kernel) * std
+            self.weight_v = nn.Parameter(direction)
+            self.weight_g = nn.Parameter(direction.norm(dim=(0, 1), keepdim=True))
+        else:
+            self.distinct = distinct
+            self.weights = nn.ParameterList(
+                torch.randn(width * self.widths.count(width), width, self.kernel) * std
+                for width in distinct
+            )
+            order = self.channel_order()
+            uneven = len(distinct) > 1
+            self.register_buffer("order", order if uneven else None, persistent=False)
+            self.register_buffer("restore", order.argsort() if uneven else None, persistent=False)
+
+    def channel_order(self) -> torch.Tensor:
+        """Channel numbers with the groups sorted by width, as the convolutions take them."""
+        starts = torch.tensor([0, *self.widths]).cumsum(0).tolist()
+        order: list[int] = []
+        for width in self.distinct:
+            for group, group_width in enumerate(self.widths):
+                if group_width == width:
+                    order.extend(range(starts[group], starts[group] + width))
+        return torch.tensor(order)
+
+    def fused_weight(self) -> torch.Tensor:
+        """Weight ``(channel, channel per group, kernel)`` with the weight norm multiplied in."""
+        return torch._weight_norm(self.weight_v, self.weight_g, 2)
+
+    def group_weights(self) -> list[torch.Tensor]:
+        """Weights of the groups in their order, each ``(width, width, kernel)``."""
+        if self.weight_norm:
+            return list(self.fused_weight().split(self.widths))
+        blocks = {
+            width: iter(weight.split(width))
+            for width, weight in zip(self.distinct, self.weights, strict=True)
+        }
+        return [
+            next(blocks[width]) if width else self.bias.new_zeros(0, 0, self.kernel)
+            for width in self.widths
+        ]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(batch, time, hidden)`` to the same shape."""
+        x = x.transpose(1, 2)
+        frames = x.shape[2]
+        padding = self.kernel // 2
+        if self.weight_norm:
+            y = F.conv1d(
+                x, self.fused_weight(), self.bias, padding=padding, groups=len(self.widths)
+            )
+        else:
+            if self.order is not None:
+                x = x.index_select(1, self.order)
+            parts = []
+            start = 0
+            for width, weight in zip(self.distinct, self.weights, strict=True):
+                stop = start + weight.shape[0]
+                groups = weight.shape[0] // width
+                parts.append(F.conv1d(x[:, start:stop], weight, padding=padding, groups=groups))
+                start = stop
+            y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            if self.restore is not None:
+                y = y.index_select(1, self.restore)
+            y = y + self.bias.to(y.dtype).unsqueeze(1)
+        return y[:, :, :frames].transpose(1, 2)
+
+
+class PositionalEncoding(nn.Module):
+    """What is added to the projected frames: convolution and GELU, once or several times.
+
+    When there are several convolutions (data2vec), each is followed by a norm without affine. It
+    makes closed features zero, so that the next convolution reads nothing of them.
+    """
+
+    def __init__(self, config: PositionalConfig) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(PositionalConv(config) for _ in range(config.depth))
+        width = sum(config.group_widths)
+        self.norm = FeatureNorm(width, elementwise_affine=False) if config.depth > 1 else None
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        gate: FeatureGate | None = None,
+        padding: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Map ``(batch, time, hidden)`` to the same shape.
+
+        ``padding`` ``(batch, time, 1)`` marks frames that no convolution may read.
+        """
+        for index, conv in enumerate(self.convs):
+            if index > 0 and padding is not None:
+                x = x.masked_fill(padding, 0.0)
+            x = conv(x)
+            if self.norm is not None:
+                x = self.norm(x, gate)
+            x = F.gelu(x)
+        return x

@@ -1,0 +1,47 @@
+"""Building the dataclasses that hold options from what stands in a YAML file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from espnet_hjprune.errors import HJPruneError
+
+T = TypeVar("T")
+
+
+def build_dataclass(cls: type[T], values: Mapping[str, Any] | None, option: str) -> T:
+    """Build ``cls`` from a mapping and refuse names that it does not have.
+
+    Raises:
+        HJPruneError: an unknown key, named together with ``option`` and the known keys.
+    """
+    known = {f.name: f.type for f in fields(cls)}  # type: ignore[arg-type]
+    if values is not None and not isinstance(values, Mapping):
+        raise HJPruneError(f"{option} is {values!r}, but it has options: {', '.join(known)}")
+    values = dict(values or {})
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise HJPruneError(
+            f"{option} has no option {', '.join(unknown)}; it takes {', '.join(known)}"
+        )
+    for name, value in values.items():
+        if known[name] in ("int", "float"):
+            values[name] = _number(value, known[name], f"{option}.{name}")
+    return cls(**values)
+
+
+def _number(value: Any, kind: str, option: str) -> int | float:
+    """Read a number; YAML takes ``2e-2``, which lacks the dot, for a text."""
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)
+        if not math.isfinite(number) or (kind == "int" and number != int(number)):
+            raise ValueError
+    except (TypeError, ValueError):
+        what = "whole number" if kind == "int" else "number"
+        raise HJPruneError(f"{option} is {value!r}, which is no {what}") from None
+    return int(number) if kind == "int" else number

@@ -1,1 +1,0 @@
-"""Data preparation, tokens and shapes shared by the recipes."""

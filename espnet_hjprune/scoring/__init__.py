@@ -1,0 +1,1 @@
+"""Scoring of decoded test sets: sclite, confusion of labels, decoding times."""

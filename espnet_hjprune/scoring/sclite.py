@@ -1,0 +1,229 @@
+"""Word, character and token error counts of a decoded set, by NIST's sclite."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_hjprune.data.datadir import read_table
+from espnet_hjprune.errors import HJPruneError
+
+SCORE_TYPES = ("wer", "cer", "ter")
+_REPOSITORY = Path(__file__).resolve().parents[2]
+# In a trn file "@" is an empty word, "{a / b}" an alternation, ";" starts a tag inside a word, a
+# backslash escapes what follows, and a line that begins with ";;" or "**" is a comment. Full-width
+# twins keep such text countable.
+_TRN_SYNTAX = str.maketrans("@{};*\\", "＠｛｝；＊＼")  # noqa: RUF001
+_SUM_ROW = re.compile(r"^\s*\|\s*Sum\s*\|\s*(\d+)\s+(\d+)\s*\|" + r"\s*(\d+)" * 6 + r"\s*\|", re.M)
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """Counts of one scored set, in utterances (``*sentences``) and tokens (the rest)."""
+
+    sentences: int
+    words: int
+    correct: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    wrong_sentences: int
+
+    @property
+    def errors(self) -> int:
+        """Substitutions, deletions and insertions together."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def error_rate(self) -> float:
+        """Errors per reference token, in percent; may exceed 100."""
+        return self.percent(self.errors)
+
+    def percent(self, count: int) -> float:
+        """``count`` tokens as a percentage of the reference tokens."""
+        return 100.0 * count / self.words
+
+    @property
+    def sentence_error_rate(self) -> float:
+        """Utterances with at least one error, in percent."""
+        return 100.0 * self.wrong_sentences / self.sentences
+
+
+def find_sclite() -> list[str]:
+    """Return the command that starts sclite: on the PATH, Debian's ``sctk sclite``, or in tools/.
+
+    Raises:
+        HJPruneError: sclite is not installed.
+    """
+    if program := shutil.which("sclite"):
+        return [program]
+    if program := shutil.which("sctk"):
+        return [program, "sclite"]
+    for pattern in ("sctk*/bin/sclite", "bin/sclite"):
+        for path in sorted((_REPOSITORY / "tools").glob(pattern)):
+            return [str(path)]
+    raise HJPruneError(
+        "sclite was not found on the PATH, as 'sctk sclite' or in tools/; "
+        "install the Debian package sctk, or build SCTK into tools/sctk"
+    )
+
+
+def make_tokenizer(
+    score_type: str, token_type: str | None = None, bpemodel: str | Path | None = None
+) -> Callable[[str], list[str]]:
+    """Return the function that splits a transcript into the tokens to be counted.
+
+    Args:
+        score_type: ``wer`` counts words, ``cer`` characters with ``<space>`` between words, and
+            ``ter`` the model's own tokens.
+        token_type: The model's token type (``char``, ``bpe`` or ``word``), needed for ``ter``.
+        bpemodel: The sentencepiece model, needed for ``ter`` with ``bpe``.
+
+    Raises:
+        HJPruneError: An unknown type, or a missing option or sentencepiece model.
+    """
+    unit = {"wer": "word", "cer": "char", "ter": token_type}.get(score_type)
+    if unit == "word":
+        return str.split
+    if unit == "char":
+        return lambda text: ["<space>" if c == " " else c for c in " ".join(text.split())]
+    if unit != "bpe":
+        raise HJPruneError(f"--type {score_type} needs --token_type char, bpe or word")
+    if bpemodel is None or not Path(bpemodel).is_file():
+        raise HJPruneError(
+            f"--type ter with --token_type bpe needs --bpemodel, an existing file: '{bpemodel}'"
+        )
+    import sentencepiece  # only byte-pair scoring pays for the import
+
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(bpemodel))
+    except (RuntimeError, OSError):
+        raise HJPruneError(f"--bpemodel {bpemodel} is no sentencepiece model") from None
+    return lambda text: processor.encode(text, out_type=str)
+
+
+def trn_line(tokens: Iterable[str], speaker: str, utterance: str) -> str:
+    """Return ``tokens<TAB>(speaker-utterance)``, with characters that sclite interprets replaced.
+
+    Raises:
+        HJPruneError: A parenthesis in the speaker or utterance id, which the format cannot hold.
+    """
+    if re.search(r"[()]", speaker + utterance):
+        raise HJPruneError(
+            f"utterance '{utterance}' of speaker '{speaker}' has a parenthesis in its id, "
+            "which sclite cannot read; rename it"
+        )
+    return f"{' '.join(tokens).translate(_TRN_SYNTAX)}\t({speaker}-{utterance})\n"
+
+
+def parse_result(path: str | Path) -> ErrorCounts:
+    """Read the totals from what ``sclite -o all`` printed.
+
+    Raises:
+        HJPruneError: The file is missing or has no table of totals.
+    """
+    try:
+        found = _SUM_ROW.search(Path(path).read_text(encoding="utf-8", errors="replace"))
+    except FileNotFoundError:
+        raise HJPruneError(f"{path} does not exist; run stage 7 to score that set") from None
+    if not found:
+        raise HJPruneError(f"{path} has no table of totals by sclite; delete it and rerun stage 7")
+    snt, wrd, corr, sub, dele, ins, _, wrong = map(int, found.groups())
+    return ErrorCounts(snt, wrd, corr, sub, dele, ins, wrong)
+
+
+def score_set(
+    reference: Mapping[str, str],
+    hypothesis: Mapping[str, str],
+    utt2spk: Mapping[str, str],
+    tokenize: Callable[[str], list[str]],
+    out_dir: str | Path,
+) -> ErrorCounts:
+    """Score one set and write ``ref.trn``, ``hyp.trn`` and ``result.txt`` into ``out_dir``.
+
+    An utterance that the hypothesis lacks counts as one without any words. The three files are
+    moved in once all are complete, ``result.txt`` last, so that it stands for a scored set.
+
+    Args:
+        reference: Transcript of each utterance; it decides which utterances are scored.
+        hypothesis: Recognised text of each utterance.
+        utt2spk: Speaker of each utterance.
+        tokenize: Splits a transcript into the tokens to be counted.
+        out_dir: The directory to write, made if needed.
+
+    Raises:
+        HJPruneError: sclite is missing or fails, an utterance has no speaker or no transcript, or
+            the hypothesis belongs to another set.
+    """
+    sclite = find_sclite()
+    strangers = sorted(hypothesis.keys() - reference.keys())
+    if strangers:
+        raise HJPruneError(
+            f"the hypothesis has {len(strangers)} utterances that the reference lacks, "
+            f"for example '{strangers[0]}'; give the --ref of the decoded set"
+        )
+    homeless = sorted(reference.keys() - utt2spk.keys())
+    if homeless:
+        raise HJPruneError(f"--utt2spk has no speaker for utterance '{homeless[0]}'; add it")
+
+    tokens = {utterance: tokenize(text) for utterance, text in reference.items()}
+    n_words = sum(map(len, tokens.values()))
+    if not n_words:
+        raise HJPruneError("--ref has no words at all; give the transcripts of the decoded set")
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / "result.txt").unlink(missing_ok=True)
+    work = out_dir / ".sclite"
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    work.mkdir()
+    try:
+        ref, hyp, result = (work / name for name in ("ref.trn", "hyp.trn", "result.txt"))
+        with ref.open("w", encoding="utf-8") as ref_trn, hyp.open("w", encoding="utf-8") as hyp_trn:
+            for utterance in sorted(reference):
+                speaker = utt2spk[utterance]
+                ref_trn.write(trn_line(tokens[utterance], speaker, utterance))
+                recognised = tokenize(hypothesis.get(utterance, ""))
+                hyp_trn.write(trn_line(recognised, speaker, utterance))
+        # Run beside the files: sclite prints the hypothesis's path as the system's name.
+        command = [*sclite, "-r", "ref.trn", "trn", "-h", "hyp.trn", "trn"]
+        command += ["-i", "rm", "-o", "all", "stdout"]
+        done = subprocess.run(command, cwd=work, capture_output=True)
+        if done.returncode:
+            reason = done.stderr.decode("utf-8", "replace").strip().split("\n")[0]
+            raise HJPruneError(f"sclite failed on {out_dir} ({reason}); check the utterance ids")
+        result.write_bytes(done.stdout)
+        counts = parse_result(result)
+        if (counts.sentences, counts.words) != (len(reference), n_words):
+            raise HJPruneError(
+                f"sclite read {counts.sentences} utterances and {counts.words} tokens of "
+                f"{len(reference)} and {n_words} in {out_dir}; check the text for odd characters"
+            )
+        for path in (ref, hyp, result):
+            path.replace(out_dir / path.name)
+    finally:
+        shutil.rmtree(work)
+    return counts
+
+
+def score_files(
+    ref: str | Path,
+    hyp: str | Path,
+    utt2spk: str | Path,
+    tokenize: Callable[[str], list[str]],
+    out_dir: str | Path,
+) -> tuple[ErrorCounts, int]:
+    """Score Kaldi-style text files with :func:`score_set`.
+
+    Returns:
+        The counts, and how many utterances the hypothesis lacked.
+
+    Raises:
+        HJPruneError: As :func:`score_set`, or a file that is missing or malformed.
+    """
+    reference, hypothesis = read_table(ref), read_table(hyp)
+    counts = score_set(reference, hypothesis, read_table(utt2spk), tokenize, out_dir)
+    return counts, len(reference.keys() - hypothesis.keys())

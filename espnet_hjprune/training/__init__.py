@@ -1,0 +1,1 @@
+"""Steps and epochs of a training, its log, and the progress that is shown."""

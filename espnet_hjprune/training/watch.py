@@ -1,0 +1,155 @@
+"""Progress of a running job, read from the logs it writes."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from espnet_hjprune.progress import LINE_SECONDS
+from espnet_hjprune.training.training_log import TrainingLog
+
+POLL_SECONDS = 0.5
+# The line that batched decoding logs.
+_BATCH = re.compile(r": decoded (\d+) utterances in ")
+# What is shown of the training statistics, if it is there.
+SHOWN = ("loss_ctc", "loss", "acc", "cer_ctc", "sparsity", "target_sparsity")
+
+
+class Tail:
+    """The lines that are added to a file, which need not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file: TextIO | None = None
+        self.rest = ""
+
+    def lines(self) -> Iterator[str]:
+        """Complete lines that are new since the last call."""
+        if self.file is None:
+            if not self.path.is_file():
+                return
+            self.file = self.path.open(encoding="utf-8", errors="replace")
+        *complete, self.rest = (self.rest + self.file.read()).split("\n")
+        yield from complete
+
+
+class TrainingProgress:
+    """Batches that a training has done, and its newest statistics."""
+
+    def __init__(self, log: Path, batches_per_epoch: int) -> None:
+        self.tail = Tail(log)
+        self.log = TrainingLog()
+        self.batches_per_epoch = batches_per_epoch
+
+    def update(self) -> tuple[int, str]:
+        """Batches done so far, and a short text."""
+        for line in self.tail.lines():
+            self.log.feed(line)
+        done, stats = 0, {}
+        if self.log.epochs:
+            last = max(self.log.epochs)
+            done, stats = last * self.batches_per_epoch, self.log.epochs[last].get("train", {})
+        if self.log.intervals:
+            newest = self.log.intervals[-1]
+            position = (newest.epoch - 1) * self.batches_per_epoch + newest.batch
+            if position > done:
+                done, stats = position, newest.stats
+        shown = [f"{name}={stats[name]:.3g}" for name in SHOWN if name in stats]
+        valid = [sections.get("valid", {}) for _, sections in sorted(self.log.epochs.items())]
+        if valid:
+            shown += [
+                f"valid {name}={valid[-1][name]:.3g}"
+                for name in ("cer_ctc", "acc")
+                if valid[-1].get(name, float("nan")) == valid[-1].get(name)
+            ]
+        return done, " ".join(shown)
+
+
+class DecodingProgress:
+    """Utterances that parallel decoding jobs have done."""
+
+    def __init__(self, directory: Path, jobs: int) -> None:
+        self.tails = [Tail(directory / f"decode.{job}.log") for job in range(1, jobs + 1)]
+        self.done = 0
+
+    def update(self) -> tuple[int, str]:
+        """Utterances done so far, and no text."""
+        for tail in self.tails:
+            for line in tail.lines():
+                if batch := _BATCH.search(line):
+                    self.done += int(batch[1])
+                elif "best hypo: " in line:
+                    self.done += 1
+        return self.done, ""
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process lives; one that has ended but was not waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        return state != "Z"
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def follow(
+    update: Callable[[], tuple[int, str]], total: int, pid: int, title: str, unit: str
+) -> None:
+    """Show a bar with the time to go until process ``pid`` ends.
+
+    When standard error is no terminal, a line is printed about every 20 seconds instead.
+    """
+    terminal = sys.stderr.isatty()
+    interval = 0.1 if terminal else LINE_SECONDS
+    with tqdm(
+        total=total,
+        desc=title,
+        unit=unit,
+        mininterval=interval,
+        dynamic_ncols=terminal,
+        ascii=not terminal,
+        disable=not terminal,
+        smoothing=0.05,
+    ) as bar:
+        first: int | None = None
+        begin = printed = time.monotonic()
+        alive = True
+        while alive:
+            alive = is_running(pid)
+            done, text = update()
+            done = min(done, total)
+            if first is None and done:
+                # What an earlier run did says nothing about the speed of this one.
+                first, begin = done, time.monotonic()
+                bar.initial = bar.n = done
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(done - bar.n)
+            now = time.monotonic()
+            if not terminal and (now - printed >= LINE_SECONDS or not alive):
+                printed = now
+                rate = (done - first) / (now - begin) if first is not None and now > begin else 0.0
+                left = f", about {_clock((total - done) / rate)} to go" if rate > 0 else ""
+                print(f"{title}: {done}/{total} {unit}{left} {text}", file=sys.stderr, flush=True)
+            if alive:
+                time.sleep(POLL_SECONDS)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
