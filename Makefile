@@ -28,6 +28,7 @@ lint: setup
 	shellcheck --external-sources --source-path=egs2/librispeech_100/asr1 $(SHELL_SCRIPTS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 test: lint
 	$(BIN)/python3 -m pytest --numprocesses 2 --dist loadfile $(PYTEST_OPTS)
