@@ -39,6 +39,7 @@ class DecodeConfig:
     word_score: float = 0.0
 
     def __post_init__(self) -> None:
+        """Check every option."""
         if self.search not in SEARCHES:
             raise HJPruneError(f"search is {self.search}; it is one of {', '.join(SEARCHES)}")
         for name in ("batch_seconds", "nbest", "beam_size", "beam_threshold"):
