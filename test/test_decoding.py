@@ -282,7 +282,7 @@ def test_models_with_other_parts_are_refused(tmp_path, changes, message):
 def test_weights_of_another_model_are_refused(tmp_path):
     save_model(tmp_path, "frontend")
     state = torch.load(tmp_path / "model.pth")
-    del state["frontend.core.encoder.projection.weight"]
+    del state["frontend.core.encoder.feature_projection.linear.weight"]
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(HJPruneError, match="does not hold the weights of the model"):
         load_recogniser(tmp_path / "config.yaml", tmp_path / "model.pth")

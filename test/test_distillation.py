@@ -256,7 +256,7 @@ def test_gradients_reach_the_student_only_and_validation_is_left_alone(
     assert names == set(without.state_dict()), "the teacher is part of the model"
     model(**batch())[0].backward()
     grown = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert {"ctc.ctc_lo.weight", "frontend.core.encoder.projection.weight"} <= grown
+    assert {"ctc.ctc_lo.weight", "frontend.core.encoder.feature_projection.linear.weight"} <= grown
     model.eval()
     loss, stats, _ = model(**batch())
     assert loss.item() == pytest.approx(stats["loss"].item())

@@ -103,7 +103,7 @@ def test_two_processes_train_the_gates_of_one(corpus, tmp_path, form):
     log_alpha = one[f"{form}.core.pruner.gates.log_alpha"]
     assert log_alpha.std() > 0.02, "only the noise of the beginning"
     assert int(one[f"{form}.core.pruner.constraint.num_steps"]) == 4
-    weight = f"{form}.core.encoder.projection.weight"
+    weight = f"{form}.core.encoder.feature_projection.linear.weight"
     assert torch.allclose(two[weight], one[weight], rtol=0, atol=1e-4)
 
 

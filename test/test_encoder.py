@@ -1,7 +1,6 @@
 """Masking, lengths and uneven shapes of the encoder."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -81,8 +80,8 @@ def test_padding_of_the_batch_does_not_leak_into_attention(style):
     changed[1, 12:] = 100.0
 
     def run(x):
-        x = encoder.project(x, _no_gates()).masked_fill(~inside.unsqueeze(-1), 0.0)
-        x = x + encoder.positional(x)
+        x = encoder.feature_projection(x, _no_gates()).masked_fill(~inside.unsqueeze(-1), 0.0)
+        x = x + encoder.positional_embedding(x)
         return encoder.transformer(x, inside[:, None, None], _no_gates())[-1]
 
     with torch.no_grad():
@@ -145,15 +144,6 @@ def test_configuration_survives_a_round_trip():
     assert EncoderConfig.from_dict(config.to_dict()) == config
 
 
-@pytest.mark.parametrize("features", [None, list(range(63, -1, -1))])
-def test_configurations_with_the_features_beside_the_relative_bias_are_read(features):
-    config = family_config("wavlm")
-    values = config.to_dict()
-    del values["hidden_features"]
-    values["relative"]["features"] = features
-    assert EncoderConfig.from_dict(values) == replace(config, hidden_features=features)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -209,7 +199,7 @@ def test_utterances_of_a_batch_as_if_alone(family, style, grad):
     waves = torch.where(torch.arange(16000) < lengths[:, None], waves + 0.3, 0.0)
     for chosen in (None, gates):
         with torch.set_grad_enabled(grad):
-            states, frames = encoder(waves, lengths, chosen, all_states=True, alone=True)
+            states, frames = encoder(waves, lengths, chosen, all_states=True, batch_invariant=True)
         for row, size in enumerate(sizes):
             with torch.no_grad():
                 single, count = encoder(

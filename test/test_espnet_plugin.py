@@ -171,7 +171,7 @@ def test_espnet_groups_gates_and_lambdas(asr, checkpoint):
     for multiplier in (pruner.constraint.lambda1, pruner.constraint.lambda2):
         group = groups[id(multiplier)]
         assert (group["lr"], group["weight_decay"], group["maximize"]) == (0.02, 0.0, True)
-    weight = model.get_submodule("frontend.core.encoder.projection").weight
+    weight = model.get_submodule("frontend.core.encoder.feature_projection.linear").weight
     assert groups[id(weight)]["weight_decay"] == 0.1
 
 
@@ -182,7 +182,8 @@ def test_clipping_is_left_to_the_weights(asr, checkpoint):
         upstream.pruner.constraint.lambda1.fill_(-1000.0)
     model(**batch())[0].backward()
     gate_norm = upstream.pruner.gates.log_alpha.grad.norm()
-    weight_norm = model.get_submodule("frontend.core.encoder.projection").weight.grad.norm()
+    projection = model.get_submodule("frontend.core.encoder.feature_projection.linear")
+    weight_norm = projection.weight.grad.norm()
     assert gate_norm < weight_norm
 
 

@@ -34,14 +34,13 @@ class FeatureModel(nn.Module):
 
     def __init__(self, upstream: SpeechUpstream) -> None:
         super().__init__()
-        upstream.alone = True
         self.upstream = upstream
 
     def forward(
         self, wave: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of ``(batch, samples)`` and valid frames ``(batch,)``."""
-        return self.upstream(wave, lengths)
+        return self.upstream(wave, lengths, batch_invariant=True)
 
 
 def shortest(upstream: SpeechUpstream) -> int:

@@ -46,7 +46,6 @@ class Recogniser(nn.Module):
         pooling: str | None,
     ) -> None:
         super().__init__()
-        upstream.alone = True
         self.upstream = upstream
         self.projection = projection
         self.head = head
@@ -73,7 +72,7 @@ class Recogniser(nn.Module):
             ``(batch, time, token)``, or ``(batch, label)`` of a classifier, whose first label is
             number ``FIRST_LABEL`` of the tokens; and the valid frames ``(batch,)``.
         """
-        features, frames = self.upstream(wave, lengths)
+        features, frames = self.upstream(wave, lengths, batch_invariant=True)
         if self.projection is not None:
             features = self.projection(features)
         if self.pooling is not None:

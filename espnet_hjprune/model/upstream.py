@@ -130,8 +130,6 @@ class SpeechUpstream(nn.Module):
         # Keep the hidden states of a forward pass in `hidden_states`.
         self.keeps_states = False
         self.hidden_states: HiddenStates | None = None
-        # Whether utterances are encoded as if each was alone in its batch.
-        self.alone = False
         if self.pruner is not None:
             logging.info("Gates on %s units", self.pruner.gates.log_alpha.numel())
 
@@ -158,9 +156,11 @@ class SpeechUpstream(nn.Module):
         return self.encoder.output_size
 
     def forward(
-        self, wave: torch.Tensor, lengths: torch.Tensor
+        self, wave: torch.Tensor, lengths: torch.Tensor, batch_invariant: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode ``(batch, samples)`` to ``(batch, time, width)`` and valid frames ``(batch,)``.
+
+        ``batch_invariant`` gives each utterance the features that it has alone in its batch.
 
         Raises:
             HJPruneError: training without the constraint, or from random weights.
@@ -175,7 +175,7 @@ class SpeechUpstream(nn.Module):
             self._check_training()
         gates = self.pruner() if self.pruner is not None else None
         every = self.layer != -1 or self.layer_weights is not None or self.keeps_states
-        states, frames = self.encoder(wave, lengths, gates, every, self.alone)
+        states, frames = self.encoder(wave, lengths, gates, every, batch_invariant)
         if self.keeps_states:
             self.hidden_states = self._hidden_states(states, frames, gates)
         if self.layer_weights is not None:

@@ -18,7 +18,7 @@ def _check_probabilities(options: Any, names: tuple[str, ...], option: str) -> N
             )
 
 
-@dataclass
+@dataclass(frozen=True)
 class ConvLayerConfig:
     """One layer of the CNN front end; ``kernel`` and ``stride`` in input frames."""
 
@@ -27,7 +27,7 @@ class ConvLayerConfig:
     stride: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class PositionalConfig:
     """The grouped convolution that encodes positions.
 
@@ -43,7 +43,7 @@ class PositionalConfig:
     depth: int = 1
 
 
-@dataclass
+@dataclass(frozen=True)
 class RelativeBiasConfig:
     """The relative position bias on attention scores (WavLM).
 
@@ -71,7 +71,7 @@ class RelativeBiasConfig:
         return list(range(heads)) if self.columns is None else self.columns[layer]
 
 
-@dataclass
+@dataclass(frozen=True)
 class EncoderConfig:
     """Sizes of an encoder of the wav2vec 2.0 family, layer by layer.
 
@@ -164,13 +164,8 @@ class EncoderConfig:
                 PositionalConfig, values["positional"], "architecture.positional"
             )
             if values.get("relative") is not None:
-                relative = dict(values["relative"])
-                # Where WavLM models had them before others did.
-                features = relative.pop("features", None)
-                if values.get("hidden_features") is None:
-                    values["hidden_features"] = features
                 values["relative"] = build_dataclass(
-                    RelativeBiasConfig, relative, "architecture.relative"
+                    RelativeBiasConfig, values["relative"], "architecture.relative"
                 )
             return build_dataclass(cls, values, "architecture")
         except (KeyError, TypeError) as error:
@@ -216,7 +211,7 @@ class EncoderConfig:
         return samples
 
 
-@dataclass
+@dataclass(frozen=True)
 class DropoutConfig:
     """Dropout probabilities while training.
 
@@ -234,7 +229,7 @@ class DropoutConfig:
         _check_probabilities(self, ("input", "hidden", "attention", "activation"), "dropout")
 
 
-@dataclass
+@dataclass(frozen=True)
 class MaskingConfig:
     """Span masking of the projected features while training (wav2vec 2.0 fine-tuning).
 

@@ -1,4 +1,4 @@
-"""The speech encoder: CNN front end, projection, positional convolution and Transformer."""
+"""The speech encoder: CNN front end, feature projection, positional embedding, Transformer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from torch import nn
 
 from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig, MaskingConfig
 from espnet_hjprune.nn.feature_extractor import FeatureExtractor
+from espnet_hjprune.nn.feature_projection import FeatureProjection
 from espnet_hjprune.nn.gate_values import NO_GATES, GateValues, scale
 from espnet_hjprune.nn.masking import sample_spans
 from espnet_hjprune.nn.norms import FeatureNorm, normalize_utterances
-from espnet_hjprune.nn.positional_embedding import PositionalEncoding
+from espnet_hjprune.nn.positional_embedding import PositionalConvEmbedding
 from espnet_hjprune.nn.transformer import Transformer
 
 
@@ -32,15 +33,12 @@ class SpeechEncoder(nn.Module):
         self.config = config
         self.masking = masking or MaskingConfig()
         dropout = dropout or DropoutConfig()
-        self.input_dropout = dropout.input
-        channels = config.conv_layers[-1].channels
         self.feature_extractor = FeatureExtractor(config)
-        self.projection_norm = FeatureNorm(channels) if config.projection_norm else None
-        self.projection = nn.Linear(channels, config.hidden_size)
+        self.feature_projection = FeatureProjection(config, dropout.input)
         self.mask_embedding = nn.Parameter(
             torch.rand(config.hidden_size), requires_grad=self.masking.time_prob > 0
         )
-        self.positional = PositionalEncoding(config.positional)
+        self.positional_embedding = PositionalConvEmbedding(config.positional)
         self.transformer = Transformer(config, dropout)
         self.state_norm: FeatureNorm | None = None
         if config.normalize_states:
@@ -58,14 +56,14 @@ class SpeechEncoder(nn.Module):
         return self.config.output_size
 
     def frame_lengths(
-        self, lengths: torch.Tensor, samples: int, frames: int, alone: bool = False
+        self, lengths: torch.Tensor, samples: int, frames: int, batch_invariant: bool = False
     ) -> torch.Tensor:
         """Valid frames of utterances with ``lengths`` samples, padded to ``samples``.
 
-        ``frames`` is what the CNN made of the padded batch; ``alone`` counts those that it makes
-        of each utterance without padding.
+        ``frames`` is what the CNN made of the padded batch; ``batch_invariant`` counts those that
+        it makes of each utterance without padding.
         """
-        if self.config.length_rule == "chunk" and not alone:
+        if self.config.length_rule == "chunk" and not batch_invariant:
             chunk = samples // frames
             return torch.div(lengths + chunk - 1, chunk, rounding_mode="floor").clamp(max=frames)
         for layer in self.config.conv_layers:
@@ -78,7 +76,7 @@ class SpeechEncoder(nn.Module):
         lengths: torch.Tensor,
         gates: GateValues | None = None,
         all_states: bool = False,
-        alone: bool = False,
+        batch_invariant: bool = False,
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Encode a padded batch.
 
@@ -87,8 +85,8 @@ class SpeechEncoder(nn.Module):
             lengths: ``(batch,)`` samples.
             gates: gate values of this pass; ``None`` for none.
             all_states: return the input of every Transformer layer too.
-            alone: give each utterance the states that it has without padding. As in s3prl, they
-                otherwise depend on the batch, through the GroupNorm of the first layer.
+            batch_invariant: give each utterance the states that it has without padding. As in
+                s3prl, they otherwise depend on the batch, through the GroupNorm of the first layer.
 
         Returns:
             The states, each ``(batch, time, output_size)``, the last being the output, and the
@@ -102,34 +100,21 @@ class SpeechEncoder(nn.Module):
             samples = shortest
         if self.config.normalize_input:
             wave = normalize_utterances(wave, lengths, self.config.normalize_epsilon)
-        if alone:
+        if batch_invariant:
             lengths = lengths.clamp(min=shortest)
-        x = self.feature_extractor(wave, gates, lengths if alone else None)
+        x = self.feature_extractor(wave, gates, lengths if batch_invariant else None)
         frames = x.shape[1]
-        frame_lengths = self.frame_lengths(lengths, samples, frames, alone)
+        frame_lengths = self.frame_lengths(lengths, samples, frames, batch_invariant)
         inside = torch.arange(frames, device=x.device) < frame_lengths.unsqueeze(1)
-        x = self.project(x, gates)
+        x = self.feature_projection(x, gates)
         x = self.mask_features(x, frame_lengths, gates)
         padding = ~inside.unsqueeze(-1)
         x = x.masked_fill(padding, 0.0)
-        x = x + self.positional(x, gates.hidden, padding if alone else None)
+        x = x + self.positional_embedding(x, gates.hidden, padding if batch_invariant else None)
         states = self.transformer(x, inside[:, None, None], gates)
         if not all_states:
             states = states[-1:]
         return [self.present(state, gates) for state in states], frame_lengths
-
-    def project(self, x: torch.Tensor, gates: GateValues) -> torch.Tensor:
-        """Normalise frames ``(batch, time, channel)`` and map them to the hidden size."""
-        channel_gate = gates.conv_layer(-1)
-        if self.projection_norm is not None:
-            x = self.projection_norm(x, channel_gate)
-        weight = scale(self.projection.weight, channel_gate.value if channel_gate else None, 1)
-        bias = self.projection.bias
-        if gates.hidden is not None:
-            # Closed features must read as zero in the positional convolution.
-            weight, bias = scale(weight, gates.hidden.keep, 0), scale(bias, gates.hidden.keep, 0)
-        x = F.linear(x, weight, bias)
-        return F.dropout(x, self.input_dropout, self.training)
 
     def mask_features(
         self, x: torch.Tensor, lengths: torch.Tensor, gates: GateValues

@@ -18,11 +18,6 @@ class FeatureGate:
     value: torch.Tensor
     keep: torch.Tensor
 
-    @classmethod
-    def from_value(cls, value: torch.Tensor) -> FeatureGate:
-        """Derive ``keep`` from ``value``."""
-        return cls(value=value, keep=(value.detach() != 0).to(value.dtype))
-
 
 @dataclass
 class GateValues:

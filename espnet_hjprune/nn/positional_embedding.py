@@ -1,4 +1,4 @@
-"""The grouped convolutions that encode positions."""
+"""The convolutional positional embedding: grouped convolutions that encode positions."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class PositionalConv(nn.Module):
         return y[:, :, :frames].transpose(1, 2)
 
 
-class PositionalEncoding(nn.Module):
+class PositionalConvEmbedding(nn.Module):
     """What is added to the projected frames: convolution and GELU, once or several times.
 
     When there are several convolutions (data2vec), each is followed by a norm without affine. It

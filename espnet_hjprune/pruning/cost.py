@@ -98,7 +98,7 @@ def module_costs(
         costs.append(ModuleCost(name, "transformer", macs, params))
 
     add(
-        "projection",
+        "feature_projection",
         scale * frames * below * d,
         scale * 2 * config.projection_norm * below + scale * below * d + scale * d,
     )
@@ -106,7 +106,11 @@ def module_costs(
     position_frames = frames + 1 - kernel % 2
     gain = kernel if config.positional.weight_norm else 0
     pairs = scale * depth * kernel * counts.positional_pairs
-    add("positional", position_frames * pairs, pairs + scale * depth * d + scale * depth * gain)
+    add(
+        "positional_embedding",
+        position_frames * pairs,
+        pairs + scale * depth * d + scale * depth * gain,
+    )
     add("mask_embedding", 0, scale * d)
     add("transformer.norm", 0, scale * 2 * d)
     width = config.head_dim

@@ -69,10 +69,19 @@ class _Slicer:
         before = self.config.dense_features
         return [before[i] for i in self.hidden.tolist()]
 
-    def compact_config(self) -> EncoderConfig:
+    def output_positions(self, scatter: bool) -> list[int] | None:
+        """Where the kept hidden features stand in what readers see; ``None`` without scattering."""
+        before = self.config.output_positions
+        if before is not None:
+            return [before[i] for i in self.hidden.tolist()]
+        if scatter and len(self.hidden) < self.config.hidden_size:
+            return self.hidden.tolist()
+        return None
+
+    def compact_config(self, scatter: bool) -> EncoderConfig:
         """Architecture of the compact encoder."""
         config = self.config
-        positions = config.output_positions
+        positions = self.output_positions(scatter)
         return replace(
             config,
             conv_layers=[
@@ -90,14 +99,14 @@ class _Slicer:
             ),
             relative=self.compact_relative(),
             hidden_features=self.compact_features(),
-            output_width=None if positions is None else config.output_width,
-            output_positions=None
-            if positions is None
-            else [positions[i] for i in self.hidden.tolist()],
+            output_width=None if positions is None else config.output_size,
+            output_positions=positions,
         )
 
 
-def compact_encoder(encoder: SpeechEncoder, gates: GateValues) -> tuple[SpeechEncoder, list[int]]:
+def compact_encoder(
+    encoder: SpeechEncoder, gates: GateValues, scatter: bool = False
+) -> tuple[SpeechEncoder, list[int]]:
     """Slice every weight to the open units and fold gate values between 0 and 1.
 
     A value is folded where the gated encoder applies it: into the input columns of the layer
@@ -106,13 +115,16 @@ def compact_encoder(encoder: SpeechEncoder, gates: GateValues) -> tuple[SpeechEn
     Args:
         encoder: the encoder that ``gates`` belong to; it is not changed.
         gates: deterministic gates, zero for units to remove.
+        scatter: let the compact encoder put its features back to their places among zeros, for
+            readers that need the full width.
 
     Returns:
         The compact encoder in evaluation mode, and the hidden features of ``encoder`` that it
-        keeps. Its output has only these, unless ``encoder`` already scatters its output.
+        keeps. Its output has only these, unless it scatters them, as it also does where
+        ``encoder`` does so already.
     """
     slicer = _Slicer(encoder.config, gates)
-    compact = SpeechEncoder(slicer.compact_config(), masking=copy.copy(encoder.masking))
+    compact = SpeechEncoder(slicer.compact_config(scatter), masking=copy.copy(encoder.masking))
     state = {name: tensor.detach().float().cpu() for name, tensor in encoder.state_dict().items()}
     hidden = slicer.hidden
     hidden_value = gates.hidden.value.detach().cpu() if gates.hidden else None
@@ -142,9 +154,9 @@ def compact_encoder(encoder: SpeechEncoder, gates: GateValues) -> tuple[SpeechEn
             norm(f"{name}.norm", kept)
         gate = gates.conv_layer(index)
         below, below_value = kept, gate.value if gate else None
-    if "projection_norm.weight" in state:
-        norm("projection_norm", below)
-    rows_and_columns("projection", hidden, below, below_value)
+    if "feature_projection.norm.weight" in state:
+        norm("feature_projection.norm", below)
+    rows_and_columns("feature_projection.linear", hidden, below, below_value)
     new["mask_embedding"] = state["mask_embedding"][hidden]
     new |= _positional(encoder, slicer, state)
     if "transformer.relative.table" in state:
@@ -178,8 +190,8 @@ def _positional(
 ) -> dict[str, torch.Tensor]:
     """Slice the positional convs group by group; groups of equal width are stored together."""
     new: dict[str, torch.Tensor] = {}
-    for number, conv in enumerate(encoder.positional.convs):
-        name = f"positional.convs.{number}"
+    for number, conv in enumerate(encoder.positional_embedding.convs):
+        name = f"positional_embedding.convs.{number}"
         weights = [weight.detach().float().cpu() for weight in conv.group_weights()]
         sliced = [
             weight[kept][:, kept]

@@ -159,13 +159,13 @@ def weight_names(config: EncoderConfig) -> dict[str, tuple[str, ...]]:
         elif index == 0:
             pair(f"{ours}.norm", f"{theirs}.2")
     if config.projection_norm:
-        pair("projection_norm", "layer_norm")
+        pair("feature_projection.norm", "layer_norm")
     if config.positional.depth == 1:
         for part in ("weight_g", "weight_v", "bias"):
-            names[f"positional.convs.0.{part}"] = (f"encoder.pos_conv.0.{part}",)
+            names[f"positional_embedding.convs.0.{part}"] = (f"encoder.pos_conv.0.{part}",)
     else:
         for index in range(config.positional.depth):
-            ours, theirs = f"positional.convs.{index}", f"encoder.pos_conv.{index}.0"
+            ours, theirs = f"positional_embedding.convs.{index}", f"encoder.pos_conv.{index}.0"
             names[f"{ours}.weights.0"] = (f"{theirs}.weight",)
             names[f"{ours}.bias"] = (f"{theirs}.bias",)
     pair("transformer.norm", "encoder.layer_norm")
@@ -211,10 +211,12 @@ def convert_weights(
             state[ours] = state[ours].flatten()
     if "post_extract_proj.weight" in weights:
         for part in ("weight", "bias"):
-            state[f"projection.{part}"] = weights[f"post_extract_proj.{part}"].detach().clone()
+            state[f"feature_projection.linear.{part}"] = (
+                weights[f"post_extract_proj.{part}"].detach().clone()
+            )
     else:
-        state["projection.weight"] = torch.eye(config.hidden_size)
-        state["projection.bias"] = torch.zeros(config.hidden_size)
+        state["feature_projection.linear.weight"] = torch.eye(config.hidden_size)
+        state["feature_projection.linear.bias"] = torch.zeros(config.hidden_size)
     embedding = weights.get("mask_emb", torch.zeros(config.hidden_size))
     state["mask_embedding"] = embedding.detach().clone()
     return state
@@ -225,7 +227,8 @@ def fairseq_weights(
 ) -> dict[str, torch.Tensor]:
     """Split and rename the state of a dense encoder; the reverse of :func:`convert_weights`."""
     weights = {
-        f"post_extract_proj.{part}": state[f"projection.{part}"] for part in ("weight", "bias")
+        f"post_extract_proj.{part}": state[f"feature_projection.linear.{part}"]
+        for part in ("weight", "bias")
     }
     weights["mask_emb"] = state["mask_embedding"]
     for ours, theirs in weight_names(config).items():
