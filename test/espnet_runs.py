@@ -19,6 +19,8 @@ import yaml
 from models import family_config
 
 from espnet_hjprune.bin import compact as compact_command
+from espnet_hjprune.espnet.losses import find_pruners
+from espnet_hjprune.pruning import attach
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 TOKENS = ["<blank>", "<unk>", "A", "B", "C", "<sos/eos>"]
@@ -55,6 +57,21 @@ def task_class(task: ModuleType) -> Any:
 def build_model(task: ModuleType, config: Mapping[str, Any]) -> torch.nn.Module:
     """Build the model that an ESPnet configuration describes."""
     return task_class(task).build_model(argparse.Namespace(**copy.deepcopy(dict(config))))
+
+
+def attach_gates(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Make an optimiser that trains the model and its gates, as a task does before a training."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1)
+    for pruner in find_pruners(model):
+        attach(pruner, optimizer)
+    return optimizer
+
+
+def training_model(task: ModuleType, config: Mapping[str, Any]) -> torch.nn.Module:
+    """Build a model as for a training."""
+    model = build_model(task, config)
+    attach_gates(model)
+    return model.train()
 
 
 @dataclass
@@ -123,7 +140,6 @@ def prune_options(corpus: Corpus, **changes: Any) -> dict[str, Any]:
             },
             "pruning": {"target_sparsity": 0.4, "ramp_steps": 3},
         },
-        "exclude_weight_decay": True,
         "optim": "adamw",
         "optim_conf": {"lr": 0.0005},
         "batch_type": "unsorted",

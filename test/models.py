@@ -11,7 +11,7 @@ from espnet_hjprune.nn import (
     RelativeBiasConfig,
     SpeechEncoder,
 )
-from espnet_hjprune.pruning import Pruner, PruningConfig
+from espnet_hjprune.pruning import Pruner, PruningConfig, attach
 
 
 def small_config(style: str = "base", hubert: bool = False, hidden: int = 64) -> EncoderConfig:
@@ -92,3 +92,9 @@ def padded_batch(lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch
     generator = torch.Generator().manual_seed(seed)
     waves = [torch.randn(n, generator=generator) * 0.1 for n in lengths]
     return torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), torch.tensor(lengths)
+
+
+def attached(pruner: Pruner) -> Pruner:
+    """The pruner in training, with an optimiser."""
+    attach(pruner, torch.optim.AdamW(pruner.parameters()))
+    return pruner.train()

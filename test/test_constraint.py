@@ -1,7 +1,5 @@
 """The constraint: its clock, its multipliers and where it settles."""
 
-import gc
-
 import numpy as np
 import pytest
 import torch
@@ -10,17 +8,18 @@ from hypothesis import strategies as st
 from models import small_config
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.pruning import Pruner, PruningConfig
-from espnet_hjprune.pruning.gates import GRADIENT_SCALE
+from espnet_hjprune.pruning import Pruner, PruningConfig, attach
+from espnet_hjprune.pruning.optimizer import GRADIENT_SCALE
 from espnet_hjprune.pruning.schedule import TargetSchedule
 from espnet_hjprune.upstream import architecture
 
 
 def make(**options) -> tuple[Pruner, torch.optim.Optimizer]:
-    """A pruner with its optimiser, grouped as ESPnet groups parameters by ``_optim``."""
+    """A pruner with its optimiser."""
     pruner = Pruner(small_config(), PruningConfig(**options)).train()
-    parameters = [{"params": [p], **p._optim} for p in pruner.parameters()]
-    return pruner, torch.optim.AdamW(parameters, lr=1e-3)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=1e-3)
+    attach(pruner, optimizer)
+    return pruner, optimizer
 
 
 def test_the_target_follows_optimiser_steps_only():
@@ -171,22 +170,40 @@ def test_training_settles_on_the_target(criterion):
     assert torch.stack(late).abs().max() < 0.03
 
 
-def test_wrong_optimiser_groups_are_refused():
-    pruner = Pruner(small_config(), PruningConfig()).train()
-    optimizer = torch.optim.AdamW(pruner.parameters(), lr=1e-3)
-    pruner.regularise()[0].backward()
-    with pytest.raises(HJPruneError, match="exclude_weight_decay: true"):
-        optimizer.step()
-    del pruner, optimizer
-    gc.collect()
+def test_gates_leave_the_groups_that_they_were_in():
+    """An optimiser made of all parameters, with or without names, and one made of some."""
+    for named in (False, True):
+        model = torch.nn.ModuleDict({"linear": torch.nn.Linear(2, 2)})
+        model["pruner"] = Pruner(small_config(), PruningConfig(gate_lr=0.03, lambda_lr=0.04))
+        parameters = model.named_parameters() if named else model.parameters()
+        optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)
+        attach(model["pruner"], optimizer)
+        weights, gates, multipliers = optimizer.param_groups
+        assert [id(p) for p in weights["params"]] == [id(p) for p in model["linear"].parameters()]
+        assert gates["params"] == [model["pruner"].gates.log_alpha]
+        assert (gates["lr"], gates["weight_decay"], gates["maximize"]) == (0.03, 0.0, False)
+        assert (multipliers["lr"], multipliers["weight_decay"]) == (0.04, 0.0)
+        assert multipliers["maximize"] and len(multipliers["params"]) == 2
+        if named:
+            assert weights["param_names"] == ["linear.weight", "linear.bias"]
+            assert gates["param_names"] == ["pruner.gates.log_alpha"]
+        assert weights["weight_decay"] == 0.1
 
 
-def test_optimisers_that_cannot_train_gates_are_refused():
+def test_only_one_optimiser_of_the_right_kind_trains_gates():
+    pruner, optimizer = make()
+    with pytest.raises(HJPruneError, match="attached to an optimiser already"):
+        attach(pruner, torch.optim.AdamW(pruner.parameters()))
     pruner = Pruner(small_config(), PruningConfig()).train()
-    groups = [{"params": [p], **p._optim} for p in pruner.parameters()]
-    pruner.regularise()[0].backward()
+    with pytest.raises(HJPruneError, match="no optimiser trains the gates"):
+        pruner()
     with pytest.raises(HJPruneError, match="SGD cannot train gates"):
-        torch.optim.SGD(groups, lr=0.1).step()
+        attach(pruner, torch.optim.SGD(pruner.parameters(), lr=0.1))
+    optimizer = torch.optim.AdamW(pruner.parameters())
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    with pytest.raises(HJPruneError, match="before the scheduler is made"):
+        attach(pruner, optimizer)
+    pruner.eval()()
 
 
 def test_averaged_checkpoints_have_an_averaged_clock():

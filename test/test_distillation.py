@@ -14,6 +14,7 @@ import yaml
 from espnet_runs import (
     TOKENS,
     Corpus,
+    attach_gates,
     build_model,
     compact,
     last_epoch,
@@ -33,10 +34,11 @@ from test_espnet_plugin import ATTENTION, CONFORMER, batch, checkpoint, options 
 from test_espnet_plugin import TOKENS as MODEL_TOKENS
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.distillation import add_teacher, load_teacher
 from espnet_hjprune.espnet.losses import find_upstreams
-from espnet_hjprune.model.compaction import GatedModel, compact_model, finetune_config
+from espnet_hjprune.espnet.teacher import add_teacher, load_teacher
 from espnet_hjprune.model.distillation import DistillationConfig, hidden_loss, logits_loss
+from espnet_hjprune.model.espnet_config import finetune_config
+from espnet_hjprune.model.espnet_model import GatedModel, compact_model
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 # Trainings in which nothing is drawn at random, so that both models see the same.
@@ -161,7 +163,7 @@ def taught(asr, config: dict[str, Any], teacher: str, weights: str | None = None
     model = build_model(asr, config)
     if weights is not None:
         model.load_state_dict(torch.load(weights))
-    find_upstreams(model).popitem()[1].weights_loaded = True
+    attach_gates(model)
     add_teacher(task_class(asr), config, model)
     return model.train()
 
@@ -423,7 +425,7 @@ def reported(exp: Path, epoch: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def finetuned(corpus, tmp_path_factory) -> Path:
     """A fine-tuned model."""
-    base = prune_options(corpus, **CTC, exclude_weight_decay=False)
+    base = prune_options(corpus, **CTC)
     del base["frontend_conf"]["pruning"]
     return train("asr", corpus, base, tmp_path_factory.mktemp("finetuned") / "exp")
 
@@ -438,7 +440,7 @@ def test_pruning_and_final_finetuning_are_taught(corpus, finetuned, tmp_path):
     assert "loss_hidden" not in stats["valid"]
     assert not [name for name in last_epoch(exp) if "teacher" in name]
 
-    base = prune_options(corpus, **CTC, exclude_weight_decay=False)
+    base = prune_options(corpus, **CTC)
     base["frontend_conf"] = {"distillation": {}}
     compact("asr", exp, tmp_path / "compact", base)
     model = yaml.safe_load((tmp_path / "compact" / "config.yaml").read_text())

@@ -1,5 +1,6 @@
 """The plugin inside real ESPnet models: registration, loss, optimiser groups, compaction."""
 
+import copy
 import subprocess
 import sys
 from argparse import Namespace
@@ -7,7 +8,14 @@ from argparse import Namespace
 import pytest
 import torch
 import yaml
-from espnet_runs import NO_OTHER_PARTS, build_model, task_class, task_module
+from espnet_runs import (
+    NO_OTHER_PARTS,
+    attach_gates,
+    build_model,
+    task_class,
+    task_module,
+    training_model,
+)
 from models import family_config, padded_batch, small_config
 
 import espnet_hjprune
@@ -16,14 +24,14 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.frontend import HJPruneFrontend
 from espnet_hjprune.espnet.losses import find_upstreams
 from espnet_hjprune.espnet.options import check_options
-from espnet_hjprune.model.compaction import (
+from espnet_hjprune.model.espnet_config import (
     DEFAULT_MODELS,
     TRAINING_PARTS,
-    GatedModel,
-    compact_model,
     finetune_config,
     is_model_option,
 )
+from espnet_hjprune.model.espnet_model import GatedModel, compact_model
+from espnet_hjprune.pruning.optimizer import GATES, MULTIPLIERS
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]
@@ -134,7 +142,7 @@ def randomise_gates(model):
 
 
 def test_loss_has_the_constraint_and_stats_report_it(asr, checkpoint):
-    model = build_model(asr, options(checkpoint)).train()
+    model = training_model(asr, options(checkpoint))
     upstream = next(iter(find_upstreams(model).values()))
     with torch.no_grad():
         upstream.pruner.constraint.lambda1.fill_(-10.0)
@@ -153,30 +161,44 @@ def test_loss_has_the_constraint_and_stats_report_it(asr, checkpoint):
     assert stats["sparsity"].item() == pytest.approx(0.5, abs=0.01)
 
 
-def test_espnet_groups_gates_and_lambdas(asr, checkpoint):
-    from espnet2.optimizers.optim_groups import configure_optimizer
-
-    model = build_model(asr, options(checkpoint))
-    optimizer = configure_optimizer(model, torch.optim.AdamW, {"lr": 1e-4, "weight_decay": 0.1}, {})
-    pruner = next(iter(find_upstreams(model).values())).pruner
-    groups = {
-        id(parameter): group for group in optimizer.param_groups for parameter in group["params"]
+@pytest.mark.parametrize("exclude", [False, True])
+def test_a_task_puts_gates_and_multipliers_into_groups(asr, checkpoint, tmp_path, exclude):
+    """Weights decay in the same way with gates as without."""
+    groups = {}
+    for gated in (False, True):
+        config = options(checkpoint) | {"model": "espnet", "optim": "adamw", "sharded_ddp": False}
+        config |= {"optim_conf": {"lr": 1e-4, "weight_decay": 0.1}, "output_dir": str(tmp_path)}
+        config |= {"exclude_weight_decay": exclude, "exclude_weight_decay_conf": {}}
+        if not gated:
+            del config["frontend_conf"]["pruning"]
+        model = build_model(asr, config)
+        (optimizer,) = asr.ASRTask.build_optimizers(Namespace(**config), model)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        groups[gated] = {
+            names[id(parameter)].replace("core.pruner.", ""): group
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+    decay = {
+        gated: {name: group["weight_decay"] for name, group in found.items()}
+        for gated, found in groups.items()
     }
-    gate_group = groups[id(pruner.gates.log_alpha)]
-    assert (gate_group["lr"], gate_group["weight_decay"], gate_group["maximize"]) == (
-        0.02,
-        0,
-        False,
+    gates, *multipliers = (
+        groups[True][f"frontend.{name}"]
+        for name in ("gates.log_alpha", "constraint.lambda1", "constraint.lambda2")
     )
-    for multiplier in (pruner.constraint.lambda1, pruner.constraint.lambda2):
-        group = groups[id(multiplier)]
-        assert (group["lr"], group["weight_decay"], group["maximize"]) == (0.02, 0.0, True)
-    weight = model.get_submodule("frontend.core.encoder.feature_projection.linear").weight
-    assert groups[id(weight)]["weight_decay"] == 0.1
+    assert (gates["name"], gates["lr"], gates["weight_decay"]) == (GATES, 0.02, 0.0)
+    assert not gates["maximize"]
+    for group in multipliers:
+        assert (group["name"], group["lr"], group["weight_decay"]) == (MULTIPLIERS, 0.02, 0.0)
+        assert group["maximize"]
+    own = {"frontend.gates.log_alpha", "frontend.constraint.lambda1", "frontend.constraint.lambda2"}
+    assert {name: value for name, value in decay[True].items() if name not in own} == decay[False]
+    assert (decay[True]["ctc.ctc_lo.bias"] == 0.0) == exclude
 
 
 def test_clipping_is_left_to_the_weights(asr, checkpoint):
-    model = build_model(asr, options(checkpoint)).train()
+    model = training_model(asr, options(checkpoint))
     upstream = next(iter(find_upstreams(model).values()))
     with torch.no_grad():
         upstream.pruner.constraint.lambda1.fill_(-1000.0)
@@ -188,16 +210,15 @@ def test_clipping_is_left_to_the_weights(asr, checkpoint):
 
 
 def test_scheduler_warms_up_decays_and_leaves_the_gates_alone(asr, checkpoint):
-    from espnet2.optimizers.optim_groups import configure_optimizer
     from espnet2.tasks.abs_task import scheduler_classes
 
-    model = build_model(asr, options(checkpoint))
-    optimizer = configure_optimizer(model, torch.optim.AdamW, {"lr": 1.0}, {})
+    optimizer = attach_gates(build_model(asr, options(checkpoint)))
+    optimizer.param_groups[0]["lr"] = 1.0
     scheduler = scheduler_classes["linear_warmup_decay"](optimizer, warmup_steps=4, total_steps=12)
     rates = []
     for _ in range(12):
         rates.append(optimizer.param_groups[0]["lr"])
-        pruning = [g["lr"] for g in optimizer.param_groups if g.get("pruning")]
+        pruning = [g["lr"] for g in optimizer.param_groups if "name" in g]
         assert set(pruning) == {0.02}
         optimizer.step()
         scheduler.step()
@@ -235,6 +256,7 @@ def test_compaction_of_whole_models(asr, checkpoint, tmp_path, form):
         ),
     }[form]()
     model = asr.ASRTask.build_model(Namespace(**config)).train()
+    attach_gates(model)
     data = batch()
     if form == "classifier":
         data["text"], data["text_lengths"] = data["text"][:, :1], torch.tensor([1, 1])
@@ -334,11 +356,37 @@ def test_saved_configuration_builds_without_the_checkpoint(asr, checkpoint):
     model = asr.ASRTask.build_model(config)
     saved = yaml.safe_load(yaml.safe_dump(vars(config)))
     saved["frontend_conf"]["frontend_conf"]["path_or_url"] = "gone.pt"
-    again = asr.ASRTask.build_model(Namespace(**saved)).train()
-    with pytest.raises(HJPruneError, match="random weights"):
-        again(**batch())
+    again = training_model(asr, saved)
     again.load_state_dict(model.state_dict())
     again(**batch())
+
+
+@pytest.mark.parametrize(
+    ("init_param", "refused"),
+    [
+        ([], True),
+        (["model.pth"], False),
+        (["model.pth:ctc:ctc"], True),
+        (["model.pth:frontend:frontend"], False),
+        (["model.pth:ctc:ctc", "model.pth:frontend.core:frontend.core"], False),
+        (["model.pth:::frontend"], True),
+        (["model.pth:::ctc"], False),
+    ],
+)
+def test_training_from_random_weights_is_refused(asr, checkpoint, tmp_path, init_param, refused):
+    config = options(checkpoint)
+    filled = Namespace(**copy.deepcopy(config))
+    model = asr.ASRTask.build_model(filled)
+    saved = vars(filled) | {"init_param": init_param, "output_dir": str(tmp_path)}
+    model = build_model(asr, saved)
+    if not refused:
+        check_options(saved, model)
+        return
+    with pytest.raises(HJPruneError, match="random weights"):
+        check_options(saved, model)
+    check_options(saved | {"collect_stats": True}, model)
+    (tmp_path / "checkpoint.pth").touch()
+    check_options(saved | {"resume": True}, model)
 
 
 STOCK = [
@@ -435,7 +483,7 @@ def test_wrong_frontend_options_are_refused(asr, checkpoint, changes, message):
 def test_a_model_that_no_task_built_is_not_trained(asr, checkpoint):
     config = options(checkpoint)
     frontend = HJPruneFrontend(**config["frontend_conf"]).train()
-    with pytest.raises(HJPruneError, match="was not built by a task of ESPnet"):
+    with pytest.raises(HJPruneError, match="no optimiser trains the gates"):
         frontend(*padded_batch([9000, 7000]))
 
 

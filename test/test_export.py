@@ -17,6 +17,7 @@ from espnet_hjprune.inference.check import largest_difference, word_errors
 from espnet_hjprune.inference.export import QUANTIZATIONS, SUFFIXES, FeatureModel, export
 from espnet_hjprune.inference.model import load_recogniser
 from espnet_hjprune.inference.runtime import load_exported
+from espnet_hjprune.model.options import UpstreamOptions
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.nn.export_mode import plain_attention
 from espnet_hjprune.pruning import compact_encoder
@@ -24,7 +25,7 @@ from espnet_hjprune.pruning import compact_encoder
 
 def feature_model(config, seed=0) -> FeatureModel:
     """A model of an encoder with random weights."""
-    upstream = SpeechUpstream({"architecture": config.to_dict()})
+    upstream = SpeechUpstream(UpstreamOptions(architecture=config))
     upstream.encoder = random_encoder(config, seed)
     return FeatureModel(upstream).eval()
 
@@ -61,7 +62,7 @@ def test_models_with_uneven_and_empty_layers(tmp_path, form):
     gates.head[0].zero_()
     gates.ffn[1].zero_()
     compact, _ = compact_encoder(encoder, gates)
-    upstream = SpeechUpstream({"architecture": compact.config.to_dict()})
+    upstream = SpeechUpstream(UpstreamOptions(architecture=compact.config))
     upstream.encoder = compact
     model = FeatureModel(upstream).eval()
     file = tmp_path / f"model{SUFFIXES[form]}"

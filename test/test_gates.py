@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import random_pruner, small_config
+from models import attached, random_pruner, small_config
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.pruning import GateSet, PruningConfig, hard_concrete
@@ -73,7 +73,7 @@ def test_evaluation_gates_follow_log_alpha():
 def test_training_gates_are_random_and_evaluation_gates_are_not():
     pruner = random_pruner(small_config(), target_sparsity=0.5)
     assert torch.equal(pruner().ffn[0], pruner().ffn[0])
-    pruner.train()
+    attached(pruner)
     assert not torch.equal(pruner().ffn[0], pruner().ffn[0])
 
 

@@ -9,6 +9,7 @@ import torch
 from espnet_runs import (
     TOKENS,
     Corpus,
+    attach_gates,
     build_model,
     compact,
     last_epoch,
@@ -17,13 +18,14 @@ from espnet_runs import (
     pruning_state,
     task_module,
     train,
+    training_model,
 )
-from models import small_config
+from models import attached, small_config
 from test_espnet_plugin import RNN, batch, encoder_form, options
 
 from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.losses import constrain, find_pruners
+from espnet_hjprune.espnet.losses import add_constraint, find_pruners
 from espnet_hjprune.espnet.options import check_options
 from espnet_hjprune.pruning import Pruner, PruningConfig
 from espnet_hjprune.pruning.noise import SharedNoise
@@ -88,27 +90,29 @@ def test_spectral_masking_of_samples_is_refused(asr, checkpoint):
 
 
 def test_training_with_frozen_or_half_gates_is_refused(asr, checkpoint):
-    model = build_model(asr, options(checkpoint)).train()
+    model = training_model(asr, options(checkpoint))
     model.frontend.requires_grad_(False)
     with pytest.raises(HJPruneError, match="freeze_param has frozen the gates"):
+        check_options(options(checkpoint), model)
+    with pytest.raises(HJPruneError, match="the gates are frozen"):
         model(**batch())
-    model = build_model(asr, options(checkpoint)).train().bfloat16()
+    model = training_model(asr, options(checkpoint)).bfloat16()
     with pytest.raises(HJPruneError, match="gates are not in float32"):
         model(**batch())
 
 
 @pytest.mark.parametrize("name", ["hj_prune", "espnet"])
 def test_the_constraint_does_not_depend_on_the_name_of_the_model(asr, checkpoint, name):
-    model = build_model(asr, options(checkpoint, model=name)).train()
+    model = training_model(asr, options(checkpoint, model=name))
     assert "loss_constraint" in model(**batch())[1]
-    assert isinstance(model, asr.ESPnetASRModel)
+    assert type(model) is asr.ESPnetASRModel
 
 
 def test_two_upstreams_with_gates_are_refused(asr, checkpoint):
     model = build_model(asr, options(checkpoint))
     model.second = build_model(asr, options(checkpoint)).frontend
     with pytest.raises(HJPruneError, match="2 upstreams with gates"):
-        constrain(model)
+        add_constraint(model)
 
 
 def test_gates_train_while_the_weights_are_frozen(corpus, tmp_path):
@@ -170,7 +174,7 @@ def test_features_normalised_by_statistics(corpus, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision(asr, checkpoint, dtype):
     """Gates and constraint stay in float32; the task's gradient reaches them through the scaler."""
-    model = build_model(asr, encoder_form(checkpoint)).train()
+    model = training_model(asr, encoder_form(checkpoint))
     (pruner,) = find_pruners(model)
 
     def gradients(autocast: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor, float]:
@@ -194,11 +198,9 @@ def test_mixed_precision(asr, checkpoint, dtype):
 
 
 def test_steps_that_the_scaler_skips_do_not_count(asr, checkpoint):
-    from espnet2.optimizers.optim_groups import configure_optimizer
-
     model = build_model(asr, encoder_form(checkpoint)).train()
     (pruner,) = find_pruners(model)
-    optimizer = configure_optimizer(model, torch.optim.AdamW, {"lr": 1e-4}, {})
+    optimizer = attach_gates(model)
     scaler = torch.amp.GradScaler("cpu")
     for spoiled in (True, False):
         loss, _, _ = model(**batch())
@@ -216,7 +218,7 @@ def test_steps_that_the_scaler_skips_do_not_count(asr, checkpoint):
 
 def test_gates_do_not_depend_on_other_random_numbers():
     """The processes of a distributed training draw other dropout masks, but the same gates."""
-    first, second = (Pruner(small_config(), PruningConfig()).train() for _ in range(2))
+    first, second = (attached(Pruner(small_config(), PruningConfig())) for _ in range(2))
     second.load_state_dict(first.state_dict())
     torch.manual_seed(3)
     samples = [first().ffn[0].clone() for _ in range(3)]
@@ -234,7 +236,7 @@ def test_layers_that_nothing_reads_are_frozen(asr, checkpoint):
     for layer in (0, 1, 3):
         config = options(checkpoint)
         config["frontend_conf"]["layer"] = layer
-        model = build_model(asr, config).train()
+        model = training_model(asr, config)
         model(**batch())[0].backward()
         for name, parameter in model.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad, (layer, name)
@@ -277,12 +279,3 @@ def test_initialisation_leaves_upstream_and_gates_alone(asr, checkpoint, init):
     assert not pruner.constraint.lambda1.any()
     for name, tensor in expected.frontend.core.encoder.state_dict().items():
         assert torch.equal(model.frontend.core.encoder.state_dict()[name], tensor), name
-
-
-def test_models_from_before_on_target_was_saved_can_be_loaded():
-    pruner = Pruner(small_config(), PruningConfig(ramp_steps=3))
-    pruner.constraint.num_steps.fill_(4)
-    state = pruner.state_dict()
-    del state["constraint.on_target"]
-    pruner.load_state_dict(state)
-    assert pruner.constraint.is_on_target

@@ -17,17 +17,17 @@ from espnet_hjprune.benchmark.models import (
     own_model,
     peer_model,
     pruned_encoder,
-    stock_frontend,
 )
 from espnet_hjprune.benchmark.timing import alternate, median_ratio, peak_memory
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model.model_dir import load_encoder
+from espnet_hjprune.model.loading import load
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.pruning.config import PruningConfig
-from espnet_hjprune.pruning.cost import encoder_costs
+from espnet_hjprune.pruning.cost import macs_and_params
+from espnet_hjprune.pruning.optimizer import attach
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.upstream.architectures import architecture
 
@@ -92,7 +92,7 @@ def contenders(options: Comparison) -> list[Contender]:
 
 def _compact_model(path: str, upstream: str, dense: EncoderConfig) -> Contender:
     """A compact model, which must be one of the dense architecture."""
-    encoder = load_encoder(path)
+    encoder = load(path)
 
     def kept_by_pruning(config: EncoderConfig) -> tuple[Any, ...]:
         kernels = [(layer.kernel, layer.stride) for layer in config.conv_layers]
@@ -129,16 +129,19 @@ def compare_inference(options: Comparison) -> list[Row]:
     return rows
 
 
-def compare_training(options: Comparison) -> list[Row]:
+def compare_training(options: Comparison, stock: torch.nn.Module | None = None) -> list[Row]:
     """Time and peak memory of training steps of our encoder without and with gates.
 
-    With ``s3prl`` among the peers also those of ESPnet's own frontend.
+    Args:
+        options: what is compared.
+        stock: ESPnet's own frontend, to take part too.
     """
     config = architecture(options.upstream)
     torch.manual_seed(0)
     plain = SpeechEncoder(config).train().to(options.device)
     gated = copy.deepcopy(plain)
     pruner = Pruner(config, PruningConfig()).train().to(options.device)
+    attach(pruner, torch.optim.AdamW(gated.parameters()))
 
     def step(encoder: SpeechEncoder, wave: torch.Tensor, gates: Pruner | None) -> None:
         with options.autocast():
@@ -151,9 +154,8 @@ def compare_training(options: Comparison) -> list[Row]:
         for module in (encoder, pruner):
             module.zero_grad(set_to_none=True)
 
-    stock = None
-    if "s3prl" in options.peers:
-        stock = stock_frontend(options.upstream, config).to(options.device)
+    if stock is not None:
+        stock.to(options.device)
 
     def stock_step(frontend: torch.nn.Module, wave: torch.Tensor) -> None:
         with options.autocast():
@@ -188,10 +190,10 @@ def _measure(
         )
     reference = next(iter(runs))
     samples = round(seconds * SAMPLE_RATE)
-    dense_macs = encoder_costs(configs[reference], None, samples)["macs"]
+    dense_macs = macs_and_params(configs[reference], None, samples)["macs"]
     rows = []
     for name, run in runs.items():
-        cost = encoder_costs(configs[name], None, samples)
+        cost = macs_and_params(configs[name], None, samples)
         latency = statistics.median(times[name])
         rows.append(
             {

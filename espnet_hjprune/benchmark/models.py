@@ -14,6 +14,7 @@ from torch import nn
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.inference.export import SUFFIXES, FeatureModel, export
 from espnet_hjprune.inference.runtime import load_exported
+from espnet_hjprune.model.options import UpstreamOptions
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
@@ -91,8 +92,8 @@ def exported_model(model: Contender, runtime: str) -> Contender:
         HJPruneError: a package is missing.
     """
     form, quantize, name = RUNTIMES[runtime]
-    upstream = SpeechUpstream({"architecture": model.config.to_dict()})
-    upstream.encoder = model.module
+    upstream = SpeechUpstream(UpstreamOptions(architecture=model.config))
+    upstream.encoder.load_state_dict(model.module.state_dict())
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / f"model{SUFFIXES[form]}"
         export(FeatureModel(upstream), file, form, quantize)
@@ -102,27 +103,6 @@ def exported_model(model: Contender, runtime: str) -> Contender:
         return run(wave, torch.full((len(wave),), wave.shape[1]))[0]
 
     return Contender(f"{model.name}, {name}", forward, model.module, model.config)
-
-
-def stock_frontend(upstream: str, config: EncoderConfig) -> nn.Module:
-    """ESPnet's own ``s3prl`` frontend in training mode, with random weights.
-
-    Raises:
-        HJPruneError: ESPnet or s3prl is missing.
-    """
-    try:
-        from espnet2.asr.frontend.s3prl import S3prlFrontend
-    except ImportError as error:
-        raise HJPruneError(
-            f"ESPnet's s3prl frontend takes part only where it is installed ({error}); leave s3prl "
-            "out of --peers"
-        ) from error
-    family = family_of(upstream)
-    with tempfile.TemporaryDirectory() as directory:
-        checkpoint = Path(directory) / "upstream.pt"
-        save_random_checkpoint(config, family, checkpoint)
-        conf = {"upstream": f"{family}_local", "path_or_url": str(checkpoint)}
-        return S3prlFrontend(frontend_conf=conf).train()
 
 
 def peer_model(peer: str, upstream: str, config: EncoderConfig) -> Contender:

@@ -118,6 +118,26 @@ def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def stock_frontend(args: argparse.Namespace) -> Any:
+    """ESPnet's own frontend with the upstream that is compared.
+
+    Raises:
+        HJPruneError: ESPnet or s3prl is missing.
+    """
+    from espnet_hjprune.benchmark.models import family_of
+    from espnet_hjprune.upstream.architectures import architecture
+
+    try:
+        from espnet_hjprune.espnet import stock_frontend
+    except ImportError as error:
+        raise HJPruneError(
+            f"ESPnet's s3prl frontend takes part only where it is installed ({error}); leave s3prl "
+            "out of --peers"
+        ) from error
+    family = family_of(args.upstream)
+    return stock_frontend.stock_frontend(family, architecture(args.upstream))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the comparison."""
     args = get_parser().parse_args(argv)
@@ -129,7 +149,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    compare = compare_training if args.training else compare_inference
     options = Comparison(
         upstream=args.upstream,
         targets=args.targets,
@@ -145,7 +164,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     # Other packages print what they load.
     with redirect_stdout(sys.stderr):
-        result = {"machine": describe_machine(args), "rows": compare(options)}
+        if args.training:
+            rows = compare_training(
+                options, stock_frontend(args) if "s3prl" in args.peers else None
+            )
+        else:
+            rows = compare_inference(options)
+        result = {"machine": describe_machine(args), "rows": rows}
     if args.json == "-":
         print(json.dumps(result, indent=2))
     else:

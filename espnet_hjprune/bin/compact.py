@@ -13,9 +13,10 @@ from typing import Any
 from espnet_hjprune.atomic import replaced_file, write_text
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.config_file import read_config
+from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
 
-COMPARED_SECONDS = (3.0, 1.7, 0.9)
+COMPARED_SECONDS = 10
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -46,17 +47,19 @@ def comparison_audio(files: Sequence[str]) -> list[Any]:
     import soundfile
     import torch
 
+    from espnet_hjprune.model.compaction import noise
+
     if not files:
-        generator = torch.Generator().manual_seed(0)
-        noise = [torch.randn(round(s * 16000), generator=generator) for s in COMPARED_SECONDS]
-        return [n * 0.1 for n in noise]
+        return noise()
     waves = []
     for file in files:
         try:
-            samples, rate = soundfile.read(file, dtype="float32", frames=16000 * 10)
+            samples, rate = soundfile.read(
+                file, dtype="float32", frames=SAMPLE_RATE * COMPARED_SECONDS
+            )
         except (soundfile.LibsndfileError, OSError) as error:
             raise HJPruneError(f"--wav {file} cannot be read: {error}") from error
-        if rate != 16000 or samples.ndim != 1 or len(samples) == 0:
+        if rate != SAMPLE_RATE or samples.ndim != 1 or len(samples) == 0:
             raise HJPruneError(f"--wav {file} must be 16 kHz, single-channel and not empty")
         waves.append(torch.from_numpy(samples))
     return waves
@@ -85,12 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
     import yaml
 
-    from espnet_hjprune.model.compaction import (
-        compact_model,
-        finetune_config,
-        load_gated_model,
-        unpruned_model,
-    )
+    from espnet_hjprune.model.espnet_config import finetune_config, unpruned_model
+    from espnet_hjprune.model.espnet_model import compact_model, load_gated_model
 
     model = load_gated_model(config, args.model_file)
     result = compact_model(model, waves, args.task)

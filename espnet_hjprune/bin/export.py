@@ -62,14 +62,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_hjprune.atomic import replaced_directory
     from espnet_hjprune.inference.check import TOLERANCE, largest_difference, word_errors
     from espnet_hjprune.inference.export import SUFFIXES, FeatureModel, export, shortest
-    from espnet_hjprune.inference.model import load_recogniser, load_upstream
+    from espnet_hjprune.inference.model import load_recogniser
     from espnet_hjprune.inference.runtime import load_exported
-    from espnet_hjprune.model.model_dir import find_weights
+    from espnet_hjprune.model.loading import find_weights, load_trained_upstream
 
     config = args.model_dir / "config.yaml"
     weights = args.model_file or find_weights(args.model_dir)
     model = (
-        FeatureModel(load_upstream(config, weights))
+        FeatureModel(load_trained_upstream(config, weights))
         if args.encoder_only
         else load_recogniser(config, weights)
     )

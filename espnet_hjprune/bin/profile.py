@@ -39,7 +39,7 @@ def find_config(args: argparse.Namespace) -> EncoderConfig:
     if bool(args.upstream) == bool(args.model_dir):
         raise HJPruneError("give either --upstream or --model_dir, or --table")
     if args.model_dir:
-        from espnet_hjprune.model.model_dir import read_architecture
+        from espnet_hjprune.model.espnet_config import read_architecture
 
         return read_architecture(Path(args.model_dir) / "config.yaml")
     if args.ckpt:

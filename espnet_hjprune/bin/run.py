@@ -6,53 +6,61 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import runpy
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import espnet_hjprune
-from espnet_hjprune.atomic import replaced_file
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.lazy_imports import import_lazily
+from espnet_hjprune.lazy_imports import postpone_import
 
-# Processes that ESPnet spawns for several GPUs import this module again, which registers there.
-espnet_hjprune.register()
-
-# Names the module to the processes that Lightning starts with the module's arguments only.
+# Names the module to the processes that Lightning starts with the module's arguments only, and to
+# those that ESPnet spawns for several GPUs.
 MODULE_VARIABLE = "HJPRUNE_RUN_MODULE"
+# ESPnet imports these at its start, for phonemes and for cleaning text. They take seconds, and
+# g2p_en asks a server for its data.
+SELDOM_NEEDED = ("g2p_en", "tacotron_cleaner.cleaners")
 
 USAGE = "usage: python3 -m espnet_hjprune.bin.run (-m MODULE | SCRIPT) [arguments ...]"
 
 
-def save_atomically() -> None:
-    """Make ``torch.save`` write to a temporary name first.
+def check_program(name: str) -> None:
+    """Look for a module without executing it.
 
-    ESPnet overwrites ``checkpoint.pth`` in place; killed meanwhile, training could not resume.
-    It also saves the epoch's model after the checkpoint; killed in between, the model would be
-    missing when the best ones are averaged. So the model is saved before its checkpoint.
+    Raises:
+        HJPruneError: there is no such module.
     """
-    import torch
-
-    save = torch.save
-
-    def atomic_save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(f, str | os.PathLike):
-            save(obj, f, *args, **kwargs)
-            return
-        path = Path(f)
-        if path.name == "checkpoint.pth" and {"model", "reporter"} <= set(obj):
-            atomic_save(obj["model"], path.with_name(f"{obj['reporter']['epoch']}epoch.pth"))
-        with replaced_file(path) as partial:
-            save(obj, partial, *args, **kwargs)
-
-    torch.save = atomic_save
+    try:
+        found = importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError as error:
+        if not error.name or not name.startswith(error.name):
+            raise
+        found = False
+    if not found:
+        raise HJPruneError(f"there is no module {name}")
 
 
-if __name__ == "__mp_main__":
+def import_program(name: str) -> ModuleType:
+    """Import a program and register the plugin with the tasks of ESPnet that it has imported."""
+    program = importlib.import_module(name)
+    from espnet_hjprune.espnet.tasks import register_tasks
+
+    register_tasks()
+    return program
+
+
+def prepare_process() -> None:
+    """What programs of ESPnet get in this process beside the plugin."""
+    # Scripts, and programs that import a task only when they run, find it registered too.
+    espnet_hjprune.register()
+    for module in SELDOM_NEEDED:
+        postpone_import(module)
+    from espnet_hjprune.espnet.atomic_saving import save_atomically
+
     save_atomically()
 
 
@@ -60,32 +68,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a module's ``main()``, or a script, with the remaining arguments."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] in (["-h"], ["--help"]):
-        print(__doc__.strip(), USAGE, sep="\n\n")
+        print((__doc__ or "").strip(), USAGE, sep="\n\n")
         return
     if arguments and arguments[0].startswith("--") and MODULE_VARIABLE in os.environ:
         arguments = ["-m", os.environ[MODULE_VARIABLE], *arguments]
     if not arguments or (arguments[0] == "-m" and len(arguments) < 2):
         raise HJPruneError(USAGE)
-    save_atomically()
-    import_lazily()
     if arguments[0] != "-m":
+        prepare_process()
         sys.argv = arguments
         runpy.run_path(arguments[0], run_name="__main__")
         return
     name = arguments[1]
+    check_program(name)
+    prepare_process()
     sys.argv = [name, *arguments[2:]]
     os.environ[MODULE_VARIABLE] = name
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
-            raise HJPruneError(f"there is no module {name}") from error
-        raise
-    if hasattr(module, "main"):
-        module.main()
+    program = import_program(name)
+    if hasattr(program, "main"):
+        program.main()
     else:
         runpy.run_module(name, run_name="__main__", alter_sys=True)
 
+
+if __name__ == "__mp_main__":
+    # A process that ESPnet has spawned for one of several GPUs.
+    prepare_process()
+    import_program(os.environ[MODULE_VARIABLE])
 
 if __name__ == "__main__":
     run_command(main)

@@ -8,6 +8,7 @@ import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.model.options import UpstreamOptions
 from espnet_hjprune.model.upstream import SpeechUpstream
 
 
@@ -16,8 +17,11 @@ class HJPruneEncoder(AbsEncoder):
 
     Args:
         input_size: must be 1, for samples.
-        upstream_conf: ``upstream``, ``path_or_url``; see :class:`SpeechUpstream`, also for the
-            other options.
+        upstream_conf: ``upstream``, ``path_or_url``; see :class:`UpstreamOptions`, also for the
+            other options. They are all named here because ESPnet reads them off the signature.
+
+    Raises:
+        HJPruneError: a wrong option, upstream or checkpoint, or a target that cannot be met.
     """
 
     def __init__(
@@ -38,16 +42,17 @@ class HJPruneEncoder(AbsEncoder):
                 f"the hj_prune encoder reads samples, but its input has size {input_size}; set "
                 "frontend: null and input_size: 1"
             )
-        self.core = SpeechUpstream(
+        options = UpstreamOptions.from_dict(
             upstream_conf,
-            download_dir,
-            multilayer_feature,
-            layer,
-            dropout,
-            masking,
-            pruning,
-            distillation,
+            download_dir=download_dir,
+            multilayer_feature=multilayer_feature,
+            layer=layer,
+            dropout=dropout,
+            masking=masking,
+            pruning=pruning,
+            distillation=distillation,
         )
+        self.core = SpeechUpstream(options)
 
     def output_size(self) -> int:
         """Width of the features."""

@@ -1,4 +1,4 @@
-"""The ``hj_prune`` frontend."""
+"""The ``hj_prune`` frontend, which stands where ESPnet's ``s3prl`` frontend stands."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.model.options import UpstreamOptions
 from espnet_hjprune.model.stock_weights import translate_stock_weights
 from espnet_hjprune.model.upstream import SpeechUpstream
 
@@ -18,7 +19,11 @@ class HJPruneFrontend(AbsFrontend):
     Args:
         fs: sampling rate, which must be 16 kHz.
         frontend_conf: ``upstream``, ``path_or_url``, ``tile_factor``; see
-            :class:`SpeechUpstream`, also for the other options.
+            :class:`UpstreamOptions`, also for the other options. They are all named here because
+            ESPnet reads them off the signature.
+
+    Raises:
+        HJPruneError: a wrong option, upstream or checkpoint, or a target that cannot be met.
     """
 
     def __init__(
@@ -36,20 +41,22 @@ class HJPruneFrontend(AbsFrontend):
         super().__init__()
         if str(fs).lower() not in ("16000", "16k"):
             raise HJPruneError(f"fs is {fs}, but the upstreams take 16 kHz audio; set fs to 16k")
-        self.core = SpeechUpstream(
+        options = UpstreamOptions.from_dict(
             frontend_conf,
-            download_dir,
-            multilayer_feature,
-            layer,
-            dropout,
-            masking,
-            pruning,
-            distillation,
+            download_dir=download_dir,
+            multilayer_feature=multilayer_feature,
+            layer=layer,
+            dropout=dropout,
+            masking=masking,
+            pruning=pruning,
+            distillation=distillation,
         )
+        self.core = SpeechUpstream(options)
         self.hop_length = self.core.config.downsampling
         self._register_load_state_dict_pre_hook(self._accept_stock_weights)
 
     def _accept_stock_weights(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Hook of ``load_state_dict``: take a model of the stock frontend."""
         translate_stock_weights(self.core, state, prefix)
 
     def output_size(self) -> int:

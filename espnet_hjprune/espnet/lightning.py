@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import argparse
+from types import ModuleType
 from typing import Any
 
 import torch
 from espnet2.tasks.abs_task import scheduler_classes
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.distillation import add_teacher
 from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
-from espnet_hjprune.espnet.options import check_options
 
 
-def prepare(module_class: type) -> None:
-    """Let a ``LitESPnetModel`` with gates make optimiser groups, as ESPnet's own trainer does."""
-    # Since torch 2.6 ESPnet could not average its own checkpoints, which hold the options.
-    torch.serialization.add_safe_globals([argparse.Namespace])
-    configure_without = module_class.configure_optimizers  # type: ignore[attr-defined]
+def register_lightning(module: ModuleType) -> None:
+    """Let models with the plugin be trained by ESPnet's module for Lightning.
+
+    Args:
+        module: ``espnet2.train.lightning_espnet_model``.
+    """
+    from espnet2.train import lightning_callbacks
+
+    _make_optimiser_by_the_task(module.LitESPnetModel)
+    _average_own_checkpoints(lightning_callbacks.AverageCheckpointsCallback)
+
+
+def _make_optimiser_by_the_task(module_class: Any) -> None:
+    """ESPnet makes the optimiser here itself; the seam of ``build_optimizers`` is in the task."""
+    configure_without = module_class.configure_optimizers
 
     def configure_optimizers(self: Any) -> dict[str, Any]:
         """Optimiser and scheduler for Lightning."""
-        if find_upstreams(self.model):
-            _check(self.args, self.model)
-        if not find_pruners(self.model):
-            add_teacher(self.task_class, vars(self.args), self.model)
-            return configure_without(self)
+        if not find_upstreams(self.model):
+            made: dict[str, Any] = configure_without(self)
+            return made
+        _check(self.args, self.model)
         (optimizer,) = self.task_class.build_optimizers(self.args, self.model)
         scheduler = scheduler_classes[self.args.scheduler](optimizer, **self.args.scheduler_conf)
         return {
@@ -34,7 +42,19 @@ def prepare(module_class: type) -> None:
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    module_class.configure_optimizers = configure_optimizers  # type: ignore[attr-defined]
+    module_class.configure_optimizers = configure_optimizers
+
+
+def _average_own_checkpoints(callback: Any) -> None:
+    """Since torch 2.6 ESPnet cannot read its own checkpoints, which hold the training's options."""
+    average = callback.on_fit_end
+
+    def on_fit_end(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Average the best checkpoints."""
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            average(self, *args, **kwargs)
+
+    callback.on_fit_end = on_fit_end
 
 
 def _check(args: argparse.Namespace, model: torch.nn.Module) -> None:
@@ -43,7 +63,6 @@ def _check(args: argparse.Namespace, model: torch.nn.Module) -> None:
     Raises:
         HJPruneError: an option that cannot be used.
     """
-    check_options(vars(args), model)
     if args.scheduler not in scheduler_classes:
         raise HJPruneError(
             f"scheduler is {args.scheduler}, but lightning_train cannot do without; set "

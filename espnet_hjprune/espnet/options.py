@@ -6,6 +6,7 @@ ESPnet would accept them all, and train something else than what was asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,13 +34,14 @@ def check_options(options: Mapping[str, Any], model: torch.nn.Module) -> None:
             )
         return
     if find_pruners(model):
-        _check_gated(options)
+        _check_gated(options, model)
     elif options.get("model") == "hj_prune":
         raise HJPruneError(
             "model: hj_prune needs pruning options of its hj_prune frontend or encoder; add them, "
             "or remove model: hj_prune"
         )
     _check_encoder_form(options, model)
+    _check_weights(options, model)
     _check_frozen(options.get("freeze_param") or [], model)
     _check_init_param(options)
     if options.get("use_adapter"):
@@ -49,8 +51,13 @@ def check_options(options: Mapping[str, Any], model: torch.nn.Module) -> None:
         )
 
 
-def _check_gated(options: Mapping[str, Any]) -> None:
+def _check_gated(options: Mapping[str, Any], model: torch.nn.Module) -> None:
     """Options that would train gates or multipliers wrongly."""
+    if not all(p.requires_grad for pruner in find_pruners(model) for p in pruner.parameters()):
+        raise HJPruneError(
+            "freeze_param has frozen the gates too, which then never close; to freeze the "
+            "upstream's weights only, name its part core.encoder, as in frontend.core.encoder"
+        )
     if options.get("grad_noise"):
         raise HJPruneError(
             "the noise on the gradients would drive the gates; set grad_noise: false while pruning"
@@ -96,6 +103,34 @@ def _check_frozen(frozen: list[str], model: torch.nn.Module) -> None:
                 f"freeze_param {part} freezes nothing, as no parameter is called so; the weights "
                 f"of the hj_prune upstream are {upstreams}"
             )
+
+
+def _check_weights(options: Mapping[str, Any], model: torch.nn.Module) -> None:
+    """An upstream that was built from its architecture gets its weights from a model file."""
+    nothing_trains = options.get("collect_stats") or options.get("dry_run")
+    checkpoint = Path(options.get("output_dir") or ".") / "checkpoint.pth"
+    if nothing_trains or (options.get("resume") and checkpoint.is_file()):
+        return
+    entries = [(entry.split(":") + [""] * 4)[:4] for entry in options.get("init_param") or []]
+    for name, upstream in find_upstreams(model).items():
+        if upstream.options.architecture is not None and not any(
+            _fills(f"{name}.encoder", target, excluded) for _, _, target, excluded in entries
+        ):
+            raise HJPruneError(
+                "the upstream is described by architecture but has random weights; give the "
+                "model file by --init_param, or remove architecture so that the upstream is loaded"
+            )
+
+
+def _fills(name: str, target: str, excluded: str) -> bool:
+    """Whether an entry of ``init_param`` gives the part of a model of this name its weights."""
+
+    def within(part: str) -> bool:
+        return name == part or name.startswith(f"{part}.")
+
+    return (not target or within(target)) and not any(
+        within(part) for part in excluded.split(",") if part
+    )
 
 
 def _check_init_param(options: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.pruning.optimizer import GATES, MULTIPLIERS
 
 
 class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
@@ -58,6 +59,6 @@ class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
         factor = self.factor(self.last_epoch)
         constant = self.pruning_schedule == "constant"
         return [
-            base if constant and group.get("pruning") else base * factor
+            base if constant and group.get("name") in (GATES, MULTIPLIERS) else base * factor
             for base, group in zip(self.base_lrs, self.optimizer.param_groups, strict=True)
         ]

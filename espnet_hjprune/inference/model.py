@@ -14,8 +14,8 @@ from torch import nn
 
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.model.espnet_config import plugin_option
 from espnet_hjprune.model.loading import build_upstream, read_weights
-from espnet_hjprune.model.model_dir import plugin_option
 from espnet_hjprune.model.upstream import SpeechUpstream
 
 # Labels of a classifier lack <blank> and <unk>, which come first in a token list.
@@ -120,16 +120,6 @@ def load_recogniser(train_config: str | Path, model_file: str | Path) -> Recogni
         config.get("bpemodel"),
         pooling,
     ).eval()
-
-
-def load_upstream(train_config: str | Path, model_file: str | Path) -> SpeechUpstream:
-    """Build the upstream of any ESPnet model with the plugin and load its weights.
-
-    Raises:
-        HJPruneError: a file is missing, or weights do not fit.
-    """
-    config = read_config(train_config)
-    return build_upstream(config, train_config, read_weights(model_file), model_file).eval()
 
 
 def _check_parts(config: Mapping[str, Any], option: str, source: str | Path) -> str | None:

@@ -1,16 +1,87 @@
-"""The upstream of a trained ESPnet model, built from configuration and weights without ESPnet."""
+"""Upstreams from checkpoints and from trained models, and back to disk.
+
+One loader for all: weights are read by :func:`read_weights`, an upstream is built from an ESPnet
+configuration and its weights by :func:`build_upstream`, whoever asks.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
+from espnet_hjprune.atomic import replaced_directory
+from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model.model_dir import plugin_option, plugin_options, upstream_weights
+from espnet_hjprune.model.espnet_config import NAME, plugin_options, upstream_options
+from espnet_hjprune.model.options import UpstreamOptions
 from espnet_hjprune.model.upstream import SpeechUpstream
+from espnet_hjprune.nn.encoder import SpeechEncoder
+
+# Where the upstream's weights stand in a model, whatever the plugin's part of it is called.
+WEIGHT = re.compile(r"(?:.*\.)?(?:frontend|encoder)\.core\.(.*)")
+# Where they stand in what :func:`save` writes.
+SAVED_PREFIX = "frontend.core.encoder."
+
+
+def load_upstream(
+    name: str, path_or_url: str | None = None, download_dir: str | None = None
+) -> SpeechUpstream:
+    """Load a dense upstream by the name that s3prl has for it.
+
+    Args:
+        name: such as ``wav2vec2_base_960``, or ``wav2vec2_local`` and ``hf_hubert_custom``, which
+            need a checkpoint.
+        path_or_url: the checkpoint: a file in s3prl's converted format, or a directory or hub
+            name of Hugging Face for the ``hf_`` names.
+        download_dir: where downloads are kept; ``None`` for the usual place.
+
+    Returns:
+        The upstream: ``upstream(wave, lengths)`` takes ``(batch, samples)`` at 16 kHz and returns
+        features ``(batch, time, width)`` and valid frames ``(batch,)``.
+
+    Raises:
+        HJPruneError: an unknown or unsupported upstream, or a checkpoint that cannot be read.
+
+    Example:
+        >>> upstream = load_upstream("wav2vec2_local", "wav2vec_small.converted.pt")
+        >>> pruner = upstream.add_gates(PruningConfig(target_sparsity=0.4))
+    """
+    return SpeechUpstream(
+        UpstreamOptions(upstream=name, path_or_url=path_or_url, download_dir=download_dir)
+    )
+
+
+def upstream_weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of the upstream within those of a model, by the names that they have in it."""
+    return {match[1]: tensor for name, tensor in state.items() if (match := WEIGHT.fullmatch(name))}
+
+
+def upstream_path(state: Mapping[str, torch.Tensor]) -> str:
+    """Where the upstream stands within the weights of a model, such as ``frontend.core``."""
+    name, inner = next((name, match[1]) for name in state if (match := WEIGHT.fullmatch(name)))
+    return name.removesuffix(f".{inner}")
+
+
+def find_weights(directory: Path) -> Path:
+    """The weights in a model directory: ``model.pth``, or the best ones of a training.
+
+    Raises:
+        HJPruneError: there are none.
+    """
+    files = [
+        directory / "model.pth",
+        *sorted(directory.glob("valid.*.best.pth")),
+        *sorted(directory.glob("valid.*.ave.pth")),
+    ]
+    weights = next((file for file in files if file.is_file()), None)
+    if weights is None:
+        raise HJPruneError(f"{directory} has neither model.pth nor valid.*.best.pth")
+    return weights
 
 
 def read_weights(model_file: str | Path) -> dict[str, torch.Tensor]:
@@ -34,7 +105,7 @@ def read_weights(model_file: str | Path) -> dict[str, torch.Tensor]:
 
 
 def build_upstream(
-    config: dict[str, Any],
+    config: Mapping[str, Any],
     source: str | Path,
     state: Mapping[str, torch.Tensor],
     model_file: str | Path,
@@ -50,12 +121,7 @@ def build_upstream(
     Raises:
         HJPruneError: the weights do not fit.
     """
-    option = plugin_option(config, source)
-    conf = dict(plugin_options(config, source))
-    conf.pop("fs", None)
-    if option.endswith("frontend"):
-        conf["upstream_conf"] = conf.pop("frontend_conf", None)
-    upstream = SpeechUpstream(**conf)
+    upstream = SpeechUpstream(upstream_options(config, source))
     try:
         upstream.load_state_dict(upstream_weights(state))
     except RuntimeError as error:
@@ -64,3 +130,66 @@ def build_upstream(
             f"({' '.join(str(error).split())[:200]})"
         ) from error
     return upstream
+
+
+def load_trained_upstream(train_config: str | Path, model_file: str | Path) -> SpeechUpstream:
+    """Build the upstream of any ESPnet model with the plugin and load its weights.
+
+    Raises:
+        HJPruneError: a file is missing, or weights do not fit.
+    """
+    config = read_config(train_config)
+    return build_upstream(config, train_config, read_weights(model_file), model_file).eval()
+
+
+def load(model_dir: str | Path) -> SpeechEncoder:
+    """Load the encoder of a compact model without ESPnet, s3prl or the original checkpoint.
+
+    Args:
+        model_dir: directory with ``config.yaml`` and ``model.pth`` (or the best weights of a
+            training), as :func:`save`, the compaction, and ESPnet's trainings write it.
+
+    Returns:
+        The encoder in evaluation mode: ``encoder(wave, lengths)`` takes ``(batch, samples)`` at
+        16 kHz and returns its states, each ``(batch, time, width)``, and the valid frames
+        ``(batch,)``.
+
+    Raises:
+        HJPruneError: a file is missing, the model has gates, or weights do not fit.
+
+    Example:
+        >>> encoder = load("exp/asr_compact")
+        >>> states, frames = encoder(torch.randn(1, 16000), torch.tensor([16000]))
+        >>> features = states[-1]
+    """
+    directory = Path(model_dir)
+    config_file = directory / "config.yaml"
+    if plugin_options(read_config(config_file), config_file).get("pruning"):
+        raise HJPruneError(
+            f"{directory} holds a model with gates; compact it with espnet_hjprune.bin.compact"
+        )
+    return load_trained_upstream(config_file, find_weights(directory)).encoder
+
+
+def save(upstream: SpeechUpstream | SpeechEncoder, model_dir: str | Path) -> None:
+    """Write an upstream without gates as a model directory that :func:`load` reads.
+
+    The directory has ``config.yaml``, in ESPnet's form with the whole architecture inline, and
+    ``model.pth``. It appears when it is complete, in the place of one that was there.
+
+    Raises:
+        HJPruneError: the upstream has gates, or ``model_dir`` holds other files.
+    """
+    encoder = upstream.encoder if isinstance(upstream, SpeechUpstream) else upstream
+    if isinstance(upstream, SpeechUpstream) and upstream.pruner is not None:
+        raise HJPruneError("the upstream has gates; compact it before it is saved")
+    target = Path(model_dir)
+    if target.exists() and {file.name for file in target.iterdir()} - {"config.yaml", "model.pth"}:
+        raise HJPruneError(f"{target} holds other files than a model; give another directory")
+    source = {"architecture": encoder.config.to_dict()}
+    config = {"frontend": NAME, "frontend_conf": {"frontend_conf": source}}
+    with replaced_directory(target) as directory:
+        text = yaml.safe_dump(config, sort_keys=False)
+        (directory / "config.yaml").write_text(text, encoding="utf-8")
+        state = {f"{SAVED_PREFIX}{name}": t for name, t in encoder.state_dict().items()}
+        torch.save(state, directory / "model.pth")

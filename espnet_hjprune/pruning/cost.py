@@ -151,7 +151,9 @@ def encoder_cost(
     )
 
 
-def encoder_costs(config: EncoderConfig, counts: UnitCounts | None, samples: int) -> dict[str, int]:
+def macs_and_params(
+    config: EncoderConfig, counts: UnitCounts | None, samples: int
+) -> dict[str, int]:
     """``macs`` for so many samples and ``params``, whole numbers.
 
     Args:

@@ -12,9 +12,15 @@ from espnet_hjprune.pruning.gates import GateGroup, GateSet
 from espnet_hjprune.pruning.hard_concrete import open_threshold
 from espnet_hjprune.pruning.measures import Measure
 
+# The sigmoid of 40 differs from 1 by less than the precision of a double.
+CERTAIN_LOG_ODDS = 40.0
+
 
 class Discretiser:
     """Rounds gates to kept units.
+
+    The procedure is this project's own. The paper only says that units whose gates are closed are
+    removed; published code rounds every layer for itself and so misses the target.
 
     Every group keeps its most probable units, as many as expected. What rounding (and training)
     left between the counted cost and the target is closed globally: one shift of all log-odds,
@@ -86,9 +92,11 @@ class Discretiser:
                 self.kept[index] = self._round(self.groups[index], shift)
             return cost()
 
-        reach = float(np.abs(self.log_odds).max()) + 40.0
+        # Beyond this shift every gate is open, or closed, with certainty in double precision.
+        reach = float(np.abs(self.log_odds).max()) + CERTAIN_LOG_ODDS
         low, high = -reach, reach
         if apply(high) > budget:
+            # Far below what moves a single unit; 30 halvings.
             while high - low > 1e-9 * reach:
                 middle = (low + high) / 2
                 if apply(middle) > budget:

@@ -13,11 +13,8 @@ from espnet_hjprune.pruning import hard_concrete
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import UnitCounts, config_counts
 
-# Adam's step does not depend on the gradient's scale once its epsilon is far below it. Gates and
-# multipliers therefore get tiny gradients, which leaves the norm that clipping looks at to the
-# weights.
-GRADIENT_SCALE = 1e-3
-ADAM_EPSILON = 1e-15
+# Spread of the initial gates, which makes the order of equal gates random rather than by index.
+INITIAL_SPREAD = 0.01
 
 
 @dataclass(frozen=True)
@@ -58,18 +55,6 @@ def gate_groups(config: EncoderConfig, units: list[str]) -> list[GateGroup]:
     return groups
 
 
-def set_optimizer_options(parameter: nn.Parameter, lr: float, maximize: bool = False) -> None:
-    """Give a parameter its own optimiser group (ESPnet's ``exclude_weight_decay: true``).
-
-    The group is marked with ``pruning: True``, which schedulers can look at.
-    """
-    options = {"lr": lr, "weight_decay": 0.0, "eps": ADAM_EPSILON, "pruning": True}
-    if maximize:
-        options["maximize"] = True
-    parameter._optim = options  # type: ignore[attr-defined]
-    parameter.register_hook(lambda gradient: gradient * GRADIENT_SCALE)
-
-
 class GateSet(nn.Module):
     """Hard-concrete gates on the units of an encoder.
 
@@ -84,15 +69,13 @@ class GateSet(nn.Module):
         self.groups = gate_groups(config, options.units)
         self.log_alpha = nn.Parameter(torch.empty(sum(group.size for group in self.groups)))
         self.reset()
-        set_optimizer_options(self.log_alpha, options.gate_lr)
 
     @torch.no_grad()
     def reset(self) -> None:
         """Open every gate with the initial probability."""
         options = self.options
         start = hard_concrete.log_alpha_for(options.initial_keep, options.beta, options.stretch)
-        # A little noise makes the order of equal gates random rather than by index.
-        self.log_alpha.normal_(start, 0.01)
+        self.log_alpha.normal_(start, INITIAL_SPREAD)
 
     def keep_probability(self) -> torch.Tensor:
         """Probability of being open, ``(all gates,)``, in float32."""

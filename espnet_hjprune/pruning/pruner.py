@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.gate_values import GateValues
 from espnet_hjprune.pruning.config import PruningConfig
@@ -24,8 +25,18 @@ class Pruner(nn.Module):
     Training samples the gates; evaluation uses exactly the gates that compaction would use at
     the current target, so that a validation score is the score of the compact model.
 
+    Args:
+        config: architecture of the encoder.
+        options: what is pruned, how far, and how fast.
+
     Raises:
         HJPruneError: a target that cannot be met.
+
+    Example:
+        >>> pruner = Pruner(encoder.config, PruningConfig(target_sparsity=0.4))
+        >>> attach(pruner, optimizer)
+        >>> states, frames = encoder(wave, lengths, pruner())
+        >>> loss = task_loss(states[-1], frames) + pruner.regularise()[0]
     """
 
     def __init__(self, config: EncoderConfig, options: PruningConfig) -> None:
@@ -38,14 +49,40 @@ class Pruner(nn.Module):
         self.gates = GateSet(self.config, options)
         self.constraint = Constraint(options)
         self.noise = SharedNoise()
+        # Set by `attach`.
+        self.is_attached = False
         self._kept: tuple[torch.Tensor, torch.Tensor, torch.Tensor, UnitCounts] | None = None
 
     def forward(self) -> GateValues:
-        """Gates of one forward pass of the encoder."""
+        """Gates of one forward pass of the encoder.
+
+        Raises:
+            HJPruneError: in training, no optimiser trains gates and multipliers, or they are
+                frozen or not in float32.
+        """
         if not self.training:
             return self.evaluation_gates()
+        self._check_training()
         device = self.gates.log_alpha.device
         return self.gates.sample(self.noise.generator(device, self.constraint.num_steps))
+
+    def _check_training(self) -> None:
+        """Refuse what would close gates without a constraint, or never."""
+        if not self.is_attached:
+            raise HJPruneError(
+                "no optimiser trains the gates and their constraint; call attach(pruner, "
+                "optimizer) before training, or eval() where nothing is trained"
+            )
+        if not all(parameter.requires_grad for parameter in self.parameters()):
+            raise HJPruneError(
+                "the gates are frozen, so that they would never close; freeze the encoder's "
+                "weights only"
+            )
+        if any(parameter.dtype != torch.float32 for parameter in self.parameters()):
+            raise HJPruneError(
+                "the gates are not in float32, in which they must be trained; use mixed precision "
+                "(torch.autocast) instead of a model in half precision"
+            )
 
     def evaluation_gates(self) -> GateValues:
         """The deterministic gates of evaluation and compaction."""
@@ -72,8 +109,12 @@ class Pruner(nn.Module):
 
     def current_measures(self) -> list[Measure]:
         """The measures with the target that holds now."""
-        # Through text, as float32 would make 0.4 a longer number.
-        targets = [float(f"{target:.6g}") for target in self.constraint.current_target().tolist()]
+        level = self.constraint.level
+        if level is None:
+            targets = self.constraint.current_target().tolist()
+        else:
+            # As configured: the schedule computes in float32, in which 0.4 is another number.
+            targets = list(self.options.levels[level].values())
         return [replace(m, target=t) for m, t in zip(self.measures, targets, strict=True)]
 
     def expected_sparsity(self) -> torch.Tensor:

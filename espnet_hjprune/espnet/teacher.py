@@ -16,18 +16,17 @@ from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from espnet2.asr.decoder.mlm_decoder import MLMDecoder
 from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
 from espnet2.cls.decoder.abs_decoder import AbsDecoder as AbsClassifier
-from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.losses import find_upstreams
+from espnet_hjprune.espnet.losses import add_loss, find_upstreams
 from espnet_hjprune.espnet.options import uses_threads
-from espnet_hjprune.model.compaction import unpruned_model
-from espnet_hjprune.model.distillation import DistillationConfig, hidden_loss, logits_loss
+from espnet_hjprune.model.distillation import DistillationConfig, logits_loss
+from espnet_hjprune.model.espnet_config import NAME, unpruned_model
 from espnet_hjprune.model.loading import read_weights
-from espnet_hjprune.model.model_dir import NAME
-from espnet_hjprune.model.upstream import HiddenStates, SpeechUpstream
+from espnet_hjprune.model.teacher import Lesson
+from espnet_hjprune.model.upstream import SpeechUpstream
 
 DECODERS = (AbsDecoder, AbsClassifier)
 # Decoders that give no distribution, or draw what they predict.
@@ -45,14 +44,14 @@ def add_teacher(task: Any, options: Mapping[str, Any], model: AbsESPnetModel) ->
     Raises:
         HJPruneError: there is no teacher, it cannot be read, or it is a model of another kind.
     """
-    taught = [u for u in find_upstreams(model).values() if u.distillation is not None]
+    taught = [u for u in find_upstreams(model).values() if u.options.distillation is not None]
     if not taught:
         return
     if len(taught) > 1:
         raise HJPruneError("the model has two upstreams with distillation; give it to one of them")
     (student,) = taught
     labels = getattr(model, "classification_type", "multi-class")
-    if labels == "multi-label" and student.distillation.logits > 0:  # type: ignore[union-attr]
+    if labels == "multi-label" and student.options.distillation.logits > 0:
         raise HJPruneError(
             "the outputs of a multi-label classification are no distribution; set "
             "distillation.logits: 0"
@@ -64,7 +63,7 @@ def add_teacher(task: Any, options: Mapping[str, Any], model: AbsESPnetModel) ->
     file = teacher_file(options, student)
     teacher = load_teacher(task, file, options.get("token_list"))
     logging.info("Taught by %s", file)
-    Distillation(student, model, teacher, file)
+    add_loss(model, Distillation(student, model, teacher, file).loss)
 
 
 def teacher_file(options: Mapping[str, Any], student: SpeechUpstream) -> str:
@@ -73,7 +72,8 @@ def teacher_file(options: Mapping[str, Any], student: SpeechUpstream) -> str:
     Raises:
         HJPruneError: there is none.
     """
-    named = student.distillation.teacher if student.distillation is not None else None
+    distillation = student.options.distillation
+    named = distillation.teacher if distillation is not None else None
     if named:
         return named
     unpruned = unpruned_model(options) if student.pruner is not None else None
@@ -176,7 +176,7 @@ class OutputRecorder:
 
 
 class Distillation:
-    """Adds the distance from a teacher to the loss of a model in training.
+    """The distance of a model in training from its teacher, as a further loss.
 
     The teacher is no part of the model: neither is it saved with it nor trained.
     """
@@ -184,91 +184,51 @@ class Distillation:
     def __init__(
         self, student: SpeechUpstream, model: AbsESPnetModel, teacher: AbsESPnetModel, file: str
     ) -> None:
-        if student.distillation is None:
+        config = student.options.distillation
+        if config is None:
             raise ValueError("the student has no options of distillation")
-        self.options: DistillationConfig = student.distillation
-        self.student = student
+        self.options: DistillationConfig = config
+        self.model = model
         self.teacher = teacher
         self.file = file
-        (self.upstream,) = find_upstreams(teacher).values()
+        (upstream,) = find_upstreams(teacher).values()
+        self.lesson: Lesson | None = None
+        if config.hidden > 0:
+            self.lesson = Lesson(student, upstream, config.layers, file)
         self.recorders = [OutputRecorder(m) for m in (model, teacher)]
-        if self.options.hidden > 0:
-            self.places = self._places()
-            student.keeps_states = self.upstream.keeps_states = True
         self.batch: dict[str, Any] = {}
         model.register_forward_pre_hook(self._keep_batch, with_kwargs=True)
-        model.register_forward_hook(self._add_losses)
-
-    def _places(self) -> torch.Tensor:
-        """Where the teacher has the hidden features of the student."""
-        student, teacher = self.student.config, self.upstream.config
-        if student.hidden_features is None and student.hidden_size < teacher.hidden_size:
-            raise HJPruneError(
-                f"the model does not know which {student.hidden_size} of the {teacher.hidden_size} "
-                f"hidden features of the teacher {self.file} it has; compact it again (stage 5), "
-                "or set distillation.hidden: 0"
-            )
-        known = {feature: place for place, feature in enumerate(teacher.dense_features)}
-        layers = [len(config.heads) for config in (student, teacher)]
-        read = [u.layer if u.layer != -1 else layers[0] for u in (self.student, self.upstream)]
-        if layers[0] != layers[1] or not known.keys() >= set(student.dense_features):
-            raise HJPruneError(
-                f"the teacher {self.file} is not the model that the pruned one comes from: it has "
-                f"{layers[1]} layers and {teacher.hidden_size} hidden features"
-            )
-        if self.options.layers is None and read[1] < read[0]:
-            raise HJPruneError(
-                f"the teacher {self.file} is read at layer {read[1]}, the model at {read[0]}; "
-                f"set distillation.layers to some from 0 to {read[1]}"
-            )
-        if max(self.options.layers or [0]) > min(read):
-            raise HJPruneError(
-                f"distillation.layers has {max(self.options.layers or [0])}, but the last layer "
-                f"that is read is {min(read)}"
-            )
-        return torch.tensor([known[feature] for feature in student.dense_features])
 
     def _keep_batch(self, model: Any, inputs: Any, batch: dict[str, Any]) -> None:
         """Forward pre-hook of the model: ESPnet's ``utterance_mvn`` changes what it is given."""
         if model.training:
             self.batch = {k: v.clone() if torch.is_tensor(v) else v for k, v in batch.items()}
 
-    def _add_losses(self, model: Any, inputs: Any, result: Any) -> Any:
-        """Forward hook of the model."""
-        own, goal = self.student.hidden_states, self.upstream
+    def loss(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Weighted distances of the last forward pass, and each of them for the statistics.
+
+        In evaluation nothing is learned, and the loss is 0.
+        """
         outputs = self.recorders[0].take()
-        self.student.hidden_states = None
-        if not model.training or not isinstance(result, tuple):
-            return None
-        loss, stats, weight = result
-        self.teacher.to(loss.device)
+        device = next(self.model.parameters()).device
+        total = torch.zeros((), device=device)
+        if not self.model.training:
+            if self.lesson is not None:
+                self.lesson.forget()
+            return total, {}
+        self.teacher.to(device)
         with torch.no_grad():
             self.teacher(**self.batch)
         self.batch = {}
         goals = self.recorders[1].take()
-        goal_states, goal.hidden_states = goal.hidden_states, None
         figures: dict[str, torch.Tensor] = {}
-        if self.options.hidden > 0:
-            figures["loss_hidden"] = self._hidden_loss(own, goal_states)
-            loss = loss + self.options.hidden * figures["loss_hidden"].to(loss.dtype)
+        if self.lesson is not None:
+            figures["loss_hidden"] = self.lesson.loss()
+            total = total + self.options.hidden * figures["loss_hidden"]
         if self.options.logits > 0 and outputs:
             figures["loss_logits"] = self._logits_loss(outputs, goals)
-            loss = loss + self.options.logits * figures["loss_logits"].to(loss.dtype)
-        detached = {name: value.detach() for name, value in figures.items()}
-        return loss, stats | force_gatherable(detached, loss.device), weight
-
-    def _hidden_loss(self, own: HiddenStates | None, goal: HiddenStates | None) -> torch.Tensor:
-        if own is None or goal is None:
-            raise RuntimeError("the upstream has not been used in the forward pass")
-        layers = self.options.layers or range(len(own.states))
-        places = self.places.to(own.states[0].device)
-        frames = torch.arange(own.states[0].shape[1], device=places.device)
-        return hidden_loss(
-            [own.states[layer] for layer in layers],
-            [goal.states[layer][..., places] for layer in layers],
-            frames < own.frames.unsqueeze(1),
-            own.keep,
-        )
+            total = total + self.options.logits * figures["loss_logits"]
+        return total, {name: value.detach() for name, value in figures.items()}
 
     def _logits_loss(self, outputs: list[Output], goals: list[Output]) -> torch.Tensor:
         if [output.logits.shape for output in outputs] != [goal.logits.shape for goal in goals]:

@@ -1,0 +1,26 @@
+"""ESPnet's own ``s3prl`` frontend, to compare with."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from espnet2.asr.frontend.s3prl import S3prlFrontend
+from torch import nn
+
+from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
+
+
+def stock_frontend(family: str, config: EncoderConfig) -> nn.Module:
+    """The frontend in training mode, with random weights.
+
+    Args:
+        family: of the upstream, such as ``wav2vec2``.
+        config: its architecture.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoint = Path(directory) / "upstream.pt"
+        save_random_checkpoint(config, family, checkpoint)
+        conf = {"upstream": f"{family}_local", "path_or_url": str(checkpoint)}
+        return S3prlFrontend(frontend_conf=conf).train()  # type: ignore[no-any-return]

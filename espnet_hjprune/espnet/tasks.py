@@ -1,0 +1,157 @@
+"""The plugin in ESPnet's tasks: registries, and two seams, at a model and at its optimiser.
+
+All that a training with gates needs beyond ESPnet happens in :func:`after_build_model`, when the
+options are checked, and in :func:`after_build_optimizers`. ``doc/espnet_integration.md`` has the
+whole way of a training step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
+
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from espnet2.train.class_choices import ClassChoices
+
+from espnet_hjprune.espnet.encoder import HJPruneEncoder
+from espnet_hjprune.espnet.frontend import HJPruneFrontend
+from espnet_hjprune.espnet.losses import add_constraint, find_pruners, find_upstreams
+from espnet_hjprune.espnet.options import check_options
+from espnet_hjprune.espnet.teacher import add_teacher
+from espnet_hjprune.model.espnet_config import NAME, plugin_names, source_options
+from espnet_hjprune.model.options import UpstreamOptions
+from espnet_hjprune.pruning.optimizer import attach
+
+SCHEDULER = "linear_warmup_decay"
+TASKS = "espnet2.tasks."
+# Tasks whose models are made of the models of other tasks build those by their tasks.
+_building = ContextVar("building", default=False)
+_extended: set[type] = set()
+
+
+def after_build_model(args: argparse.Namespace, model: AbsESPnetModel) -> None:
+    """What is done to every model that a task has built, to load it or to train it.
+
+    The constraint joins the loss, and the options get the architecture that was found, so that the
+    configuration which ESPnet saves builds the model again without s3prl and checkpoint.
+
+    Raises:
+        HJPruneError: the model has two upstreams with gates.
+    """
+    upstreams = find_upstreams(model)
+    if getattr(args, "init", None) is not None:
+        # ESPnet restores some of the parts that it has initialised anew, not all.
+        for upstream in upstreams.values():
+            upstream.reload_pretrained_parameters()
+    add_constraint(model)
+    for option in plugin_names(vars(args)):
+        source = source_options(vars(args), option)
+        asked = UpstreamOptions.from_dict(source)
+        for upstream in upstreams.values():
+            found = upstream.options
+            same = (found.upstream, found.path_or_url) == (asked.upstream, asked.path_or_url)
+            if same and asked.architecture in (None, found.architecture):
+                source["architecture"] = upstream.config.to_dict()
+
+
+def after_build_optimizers(
+    task: type, args: argparse.Namespace, model: AbsESPnetModel, optimizer: torch.optim.Optimizer
+) -> None:
+    """What is done before a model is trained; decoding does not come here.
+
+    Gates and multipliers get their own groups in the optimiser, and the teacher joins the loss.
+
+    Raises:
+        HJPruneError: the optimiser cannot train gates, or there is no teacher.
+    """
+    for pruner in find_pruners(model):
+        attach(pruner, optimizer)
+    nothing_trains = getattr(args, "collect_stats", False) or getattr(args, "dry_run", False)
+    if not nothing_trains:
+        add_teacher(task, vars(args), model)
+
+
+def register_task(module: ModuleType) -> None:
+    """Register the plugin with an ``espnet2.tasks`` module; once is enough, twice does no harm."""
+    if module.__name__ == TASKS + "abs_task":
+        from espnet_hjprune.espnet.scheduler import LinearWarmupDecay
+
+        module.scheduler_classes[SCHEDULER] = LinearWarmupDecay
+        _extend_build_optimizers(module.AbsTask)
+        return
+    # Some tasks have several registries, such as asr_encoder and st_encoder.
+    choices = [value for value in vars(module).values() if isinstance(value, ClassChoices)]
+    for choice in choices:
+        if choice.base_type is AbsFrontend:
+            choice.classes[NAME] = HJPruneFrontend
+        elif choice.base_type is AbsEncoder:
+            choice.classes[NAME] = HJPruneEncoder
+        elif choice.name == "model" and choice.default is not None:
+            choice.classes[NAME] = choice.classes[choice.default]
+    if any(choice.base_type in (AbsFrontend, AbsEncoder) for choice in choices):
+        for value in list(vars(module).values()):
+            if inspect.isclass(value) and value.__module__ == module.__name__:
+                _extend_build_model(value)
+
+
+def register_tasks() -> None:
+    """Register the plugin with all modules of tasks that are imported."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(TASKS) and isinstance(module, ModuleType):
+            register_task(module)
+
+
+def _extend_build_model(task: type) -> None:
+    """First seam: call :func:`after_build_model` at the end of a task's ``build_model``."""
+    build = vars(task).get("build_model")
+    if not isinstance(build, classmethod) or task in _extended:
+        return
+    _extended.add(task)
+
+    @functools.wraps(build.__func__)
+    def build_model(cls: type, args: argparse.Namespace) -> Any:
+        with _outermost() as is_outermost:
+            model = build.__func__(cls, args)
+        if is_outermost:
+            after_build_model(args, model)
+        return model
+
+    task.build_model = classmethod(build_model)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _outermost() -> Iterator[bool]:
+    """Say whether this model is no part of one that is being built."""
+    inner = _building.get()
+    token = _building.set(True)
+    try:
+        yield not inner
+    finally:
+        _building.reset(token)
+
+
+def _extend_build_optimizers(task: type) -> None:
+    """Second seam: check the options, and go on after ``build_optimizers`` of all tasks."""
+    if task in _extended:
+        return
+    _extended.add(task)
+    build = vars(task)["build_optimizers"]
+
+    @functools.wraps(build.__func__)
+    def build_optimizers(cls: type, args: argparse.Namespace, model: Any) -> Any:
+        check_options(vars(args), model)
+        optimizers = build.__func__(cls, args, model)
+        after_build_optimizers(cls, args, model, optimizers[0])
+        return optimizers
+
+    task.build_optimizers = classmethod(build_optimizers)  # type: ignore[attr-defined]
