@@ -14,23 +14,19 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_hjprune", "espnet_hjprune.*"]),
+    package_data={"espnet_hjprune": ["py.typed"]},
+    entry_points={"console_scripts": ["hjprune = espnet_hjprune.bin.hjprune:main"]},
     python_requires=">=3.10",
-    install_requires=[
-        "espnet>=202511",
-        "torch>=2.8",
-        "torchaudio>=2.8",
-        "s3prl>=0.4.18",
-        "sentencepiece",
-        "kaldiio",
-        "soundfile",
-        "jiwer",
-        "matplotlib",
-        "tqdm",
-        "pyyaml",
-    ],
+    # What gates, compaction and the compact model need in any training loop.
+    install_requires=["numpy", "pyyaml", "soundfile", "torch>=2.8", "tqdm"],
     extras_require={
-        "beam": ["flashlight-text", "kenlm"],
-        "export": ["onnx", "onnxruntime", "onnxscript"],
+        # The recipes, and trainings by ESPnet's programs.
+        "espnet": ["espnet>=202511", "jiwer", "kaldiio", "scipy", "sentencepiece"],
+        # Upstreams by the names that s3prl has for them; those of Hugging Face need transformers.
+        "s3prl": ["s3prl>=0.4.18", "torchaudio>=2.8", "transformers"],
+        "plot": ["matplotlib"],
+        "export": ["jiwer", "onnx", "onnxruntime", "onnxscript"],
+        "beam": ["flashlight-text", "kenlm", "torchaudio>=2.8"],
         "slurm": ["submitit"],
     },
 )

@@ -23,7 +23,7 @@ from espnet_hjprune.plugin import register
 
 if TYPE_CHECKING:
     from espnet_hjprune.model.compaction import CompactUpstream, compact, sliced
-    from espnet_hjprune.model.loading import load, load_upstream, save
+    from espnet_hjprune.model.loading import load, load_upstream, random_upstream, save
     from espnet_hjprune.model.options import UpstreamOptions
     from espnet_hjprune.model.upstream import SpeechUpstream
     from espnet_hjprune.pruning.config import PruningConfig
@@ -46,6 +46,7 @@ _HOMES = {
     "compact": "model.compaction",
     "load": "model.loading",
     "load_upstream": "model.loading",
+    "random_upstream": "model.loading",
     "save": "model.loading",
     "sliced": "model.compaction",
 }
@@ -70,6 +71,7 @@ __all__ = [
     "compact",
     "load",
     "load_upstream",
+    "random_upstream",
     "register",
     "save",
     "sliced",

@@ -23,7 +23,7 @@ from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.frontend import HJPruneFrontend
 from espnet_hjprune.espnet.losses import find_upstreams
-from espnet_hjprune.espnet.options import check_options
+from espnet_hjprune.espnet.training_options import check_options
 from espnet_hjprune.model.espnet_config import (
     DEFAULT_MODELS,
     TRAINING_PARTS,

@@ -26,7 +26,7 @@ from test_espnet_plugin import RNN, batch, encoder_form, options
 from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.losses import add_constraint, find_pruners
-from espnet_hjprune.espnet.options import check_options
+from espnet_hjprune.espnet.training_options import check_options
 from espnet_hjprune.pruning import Pruner, PruningConfig
 from espnet_hjprune.pruning.noise import SharedNoise
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from espnet_hjprune.benchmark.models import (
     peer_model,
     pruned_encoder,
 )
-from espnet_hjprune.benchmark.timing import alternate, median_ratio, peak_memory
+from espnet_hjprune.benchmark.timing import Runs, alternate, median_ratio, peak_memory
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.loading import load
@@ -124,7 +125,7 @@ def compare_inference(options: Comparison) -> list[Row]:
     rows: list[Row] = []
     with torch.inference_mode(), options.autocast():
         for seconds, batch, wave in settings(options):
-            runs = {m.name: (lambda m=m, w=wave: m.forward(w)) for m in models}
+            runs: Runs = {m.name: partial(m.forward, wave) for m in models}
             rows += _measure(options, runs, {m.name: m.config for m in models}, seconds, batch)
     return rows
 
@@ -165,19 +166,19 @@ def compare_training(options: Comparison, stock: torch.nn.Module | None = None) 
 
     rows: list[Row] = []
     for seconds, batch, wave in settings(options):
-        runs: dict[str, Callable[[], object]] = {
-            "without gates": lambda w=wave: step(plain, w, None),
-            "with gates": lambda w=wave: step(gated, w, pruner),
+        runs = {
+            "without gates": partial(step, plain, wave, None),
+            "with gates": partial(step, gated, wave, pruner),
         }
         if stock is not None:
-            runs["ESPnet's s3prl frontend"] = lambda w=wave: stock_step(stock, w)
+            runs["ESPnet's s3prl frontend"] = partial(stock_step, stock, wave)
         rows += _measure(options, runs, dict.fromkeys(runs, config), seconds, batch)
     return rows
 
 
 def _measure(
     options: Comparison,
-    runs: dict[str, Callable[[], object]],
+    runs: Runs,
     configs: dict[str, EncoderConfig],
     seconds: float,
     batch: int,

@@ -62,17 +62,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_hjprune.atomic import replaced_directory
     from espnet_hjprune.inference.check import TOLERANCE, largest_difference, word_errors
     from espnet_hjprune.inference.export import SUFFIXES, FeatureModel, export, shortest
-    from espnet_hjprune.inference.model import load_recogniser
+    from espnet_hjprune.inference.model import Recogniser, load_recogniser
     from espnet_hjprune.inference.runtime import load_exported
     from espnet_hjprune.model.loading import find_weights, load_trained_upstream
 
     config = args.model_dir / "config.yaml"
     weights = args.model_file or find_weights(args.model_dir)
-    model = (
-        FeatureModel(load_trained_upstream(config, weights))
-        if args.encoder_only
-        else load_recogniser(config, weights)
-    )
+    model: FeatureModel | Recogniser
+    if args.encoder_only:
+        model = FeatureModel(load_trained_upstream(config, weights))
+    else:
+        model = load_recogniser(config, weights)
     name = "_".join(part for part in ("export", args.format, args.quantize) if part)
     output = (args.output_dir or args.model_dir / name).resolve()
     check_output(output, args.model_dir)
@@ -95,10 +95,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "shortest_samples": shortest(model.upstream),
             "max_abs_diff": difference,
         }
-        if not args.encoder_only:
+        if isinstance(model, Recogniser):
             tokens = "".join(f"{token}\n" for token in model.tokens)
             (directory / "tokens.txt").write_text(tokens, encoding="utf-8")
-        if args.data_dir:
+        if isinstance(model, Recogniser) and args.data_dir:
             errors = word_errors(model, exported, args.data_dir)
             report["word_errors"] = errors.as_dict()
             logging.info(

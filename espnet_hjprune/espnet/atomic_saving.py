@@ -51,4 +51,4 @@ class TorchWithAtomicSave(ModuleType):
 def save_atomically() -> None:
     """Let ESPnet's trainer and its averaging of models save by :class:`TorchWithAtomicSave`."""
     for module in (trainer, average_nbest_models):
-        module.torch = TorchWithAtomicSave()  # type: ignore[attr-defined]
+        module.torch = TorchWithAtomicSave()

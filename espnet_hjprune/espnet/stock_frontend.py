@@ -23,4 +23,4 @@ def stock_frontend(family: str, config: EncoderConfig) -> nn.Module:
         checkpoint = Path(directory) / "upstream.pt"
         save_random_checkpoint(config, family, checkpoint)
         conf = {"upstream": f"{family}_local", "path_or_url": str(checkpoint)}
-        return S3prlFrontend(frontend_conf=conf).train()  # type: ignore[no-any-return]
+        return S3prlFrontend(frontend_conf=conf).train()

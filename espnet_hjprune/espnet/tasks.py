@@ -26,8 +26,8 @@ from espnet2.train.class_choices import ClassChoices
 from espnet_hjprune.espnet.encoder import HJPruneEncoder
 from espnet_hjprune.espnet.frontend import HJPruneFrontend
 from espnet_hjprune.espnet.losses import add_constraint, find_pruners, find_upstreams
-from espnet_hjprune.espnet.options import check_options
 from espnet_hjprune.espnet.teacher import add_teacher
+from espnet_hjprune.espnet.training_options import check_options
 from espnet_hjprune.model.espnet_config import NAME, plugin_names, source_options
 from espnet_hjprune.model.options import UpstreamOptions
 from espnet_hjprune.pruning.optimizer import attach

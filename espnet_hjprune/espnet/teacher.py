@@ -21,7 +21,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.losses import add_loss, find_upstreams
-from espnet_hjprune.espnet.options import uses_threads
+from espnet_hjprune.espnet.training_options import uses_threads
 from espnet_hjprune.model.distillation import DistillationConfig, logits_loss
 from espnet_hjprune.model.espnet_config import NAME, unpruned_model
 from espnet_hjprune.model.loading import read_weights
@@ -51,7 +51,8 @@ def add_teacher(task: Any, options: Mapping[str, Any], model: AbsESPnetModel) ->
         raise HJPruneError("the model has two upstreams with distillation; give it to one of them")
     (student,) = taught
     labels = getattr(model, "classification_type", "multi-class")
-    if labels == "multi-label" and student.options.distillation.logits > 0:
+    wanted = student.options.distillation
+    if labels == "multi-label" and wanted is not None and wanted.logits > 0:
         raise HJPruneError(
             "the outputs of a multi-label classification are no distribution; set "
             "distillation.logits: 0"

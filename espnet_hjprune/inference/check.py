@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.data.tokens import build_detokenizer
@@ -15,7 +14,7 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.inference.config import DecodeConfig
 from espnet_hjprune.inference.decode import count_samples, make_batches, read_batch, search
 from espnet_hjprune.inference.export import example
-from espnet_hjprune.inference.model import Recogniser
+from espnet_hjprune.inference.model import BatchInvariantModel, Recogniser
 from espnet_hjprune.inference.runtime import Runner
 from espnet_hjprune.progress import progress_bar
 
@@ -38,7 +37,7 @@ class WordErrors:
 
 
 @torch.no_grad()
-def largest_difference(model: nn.Module, exported: Runner) -> float:
+def largest_difference(model: BatchInvariantModel, exported: Runner) -> float:
     """Largest difference of the outputs on valid frames, of a padded batch and of one utterance.
 
     Raises:
@@ -84,10 +83,11 @@ def word_errors(model: Recogniser, exported: Runner, data_dir: Path) -> WordErro
     batches = make_batches(counts, DecodeConfig().batch_seconds)
     detokenize = build_detokenizer(model.token_type, model.bpemodel)
     found: list[dict[str, str]] = [{}, {}]
+    runners: tuple[Runner, Runner] = (model, exported)
     with torch.inference_mode(), progress_bar(total=len(wav_scp), unit="utt") as progress:
         for batch in batches:
             wave, lengths = read_batch([wav_scp[name] for name in batch], is_ark)
-            for texts, run in zip(found, (model, exported), strict=True):
+            for texts, run in zip(found, runners, strict=True):
                 results = search(model, *run(wave, lengths))
                 for name, (best, *_) in zip(batch, results, strict=True):
                     texts[name] = detokenize([model.tokens[number] for number in best.tokens])

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.inference.model import BatchInvariantModel
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.nn.export_mode import plain_attention
 from espnet_hjprune.nn.positional_embedding import PositionalConv
@@ -29,12 +30,8 @@ INPUTS = ("wave", "lengths")
 OPSET = 20
 
 
-class FeatureModel(nn.Module):
+class FeatureModel(BatchInvariantModel):
     """The encoder alone: features ``(batch, time, width)`` as if each utterance was alone."""
-
-    def __init__(self, upstream: SpeechUpstream) -> None:
-        super().__init__()
-        self.upstream = upstream
 
     def forward(
         self, wave: torch.Tensor, lengths: torch.Tensor
@@ -56,7 +53,7 @@ def example(upstream: SpeechUpstream, seed: int = 0) -> tuple[torch.Tensor, torc
     return pad_sequence(waves, batch_first=True), torch.tensor(sizes)
 
 
-def export(model: nn.Module, path: Path, form: str, quantize: str | None = None) -> None:
+def export(model: BatchInvariantModel, path: Path, form: str, quantize: str | None = None) -> None:
     """Write a model for another runtime; batch and time are dynamic.
 
     Args:
@@ -75,8 +72,7 @@ def export(model: nn.Module, path: Path, form: str, quantize: str | None = None)
             f"--format {form} does not go with --quantize {quantize}; it takes "
             f"{', '.join(QUANTIZATIONS[form])}"
         )
-    upstream = model.upstream
-    if not isinstance(upstream, SpeechUpstream) or upstream.pruner is not None:
+    if model.upstream.pruner is not None:
         raise HJPruneError("the model has gates; compact it with espnet_hjprune.bin.compact first")
     model = copy.deepcopy(model).eval().requires_grad_(False)
     writers = {"onnx": _onnx, "torch_export": _torch_export, "torchscript": _torchscript}
@@ -90,7 +86,7 @@ def export(model: nn.Module, path: Path, form: str, quantize: str | None = None)
             ) from error
 
 
-def _onnx(model: nn.Module, path: Path, quantize: str | None) -> None:
+def _onnx(model: BatchInvariantModel, path: Path, quantize: str | None) -> None:
     from onnxscript import opset20
 
     def gelu(x: Any, approximate: str = "none") -> Any:
@@ -126,32 +122,31 @@ def _onnx(model: nn.Module, path: Path, quantize: str | None) -> None:
         )
 
 
-def _torch_export(model: nn.Module, path: Path, quantize: str | None) -> None:
+def _torch_export(model: BatchInvariantModel, path: Path, quantize: str | None) -> None:
     torch.export.save(_program(_with_precision(model, quantize)), path)
 
 
-def _torchscript(model: nn.Module, path: Path, quantize: str | None) -> None:
+def _torchscript(model: BatchInvariantModel, path: Path, quantize: str | None) -> None:
     model = _with_precision(model, quantize)
     with torch.no_grad():
         torch.jit.trace(model, example(model.upstream), check_trace=False).save(str(path))
 
 
-def _program(model: nn.Module) -> torch.export.ExportedProgram:
+def _program(model: BatchInvariantModel) -> torch.export.ExportedProgram:
     """The graph of a model with dynamic batch and time."""
     batch = torch.export.Dim.AUTO
     samples = torch.export.Dim.AUTO(min=shortest(model.upstream))
-    shapes = ({0: batch, 1: samples}, {0: batch})
+    shapes: Any = ({0: batch, 1: samples}, {0: batch})
     with torch.no_grad():
         return torch.export.export(model, example(model.upstream), dynamic_shapes=shapes)
 
 
-class Bfloat16Model(nn.Module):
+class Bfloat16Model(BatchInvariantModel):
     """A model that computes its products in bfloat16."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, model: BatchInvariantModel) -> None:
+        super().__init__(model.upstream)
         self.model = model
-        self.upstream = model.upstream
 
     def forward(
         self, wave: torch.Tensor, lengths: torch.Tensor
@@ -163,13 +158,13 @@ class Bfloat16Model(nn.Module):
         return output.float(), frames
 
 
-def _with_precision(model: nn.Module, quantize: str | None) -> nn.Module:
+def _with_precision(model: BatchInvariantModel, quantize: str | None) -> BatchInvariantModel:
     """Store matrices in bfloat16 and compute with them, where that is asked for."""
     if quantize is None:
         return model
     extractor = model.upstream.encoder.feature_extractor
     # A norm over time is folded into the filters before it, in double precision.
-    exact = extractor.layers[0].conv if extractor.norms_over_time else None
+    exact = extractor.conv_layers()[0].conv if extractor.norms_over_time else None
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv1d | PositionalConv) and module is not exact:
             module.bfloat16()

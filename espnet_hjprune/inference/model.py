@@ -23,10 +23,20 @@ FIRST_LABEL = 2
 POOLINGS = ("mean", "max", "CLS")
 
 
-class Recogniser(nn.Module):
-    """Speech encoder, optional linear layer, and the linear layer of a CTC model or a classifier.
+class BatchInvariantModel(nn.Module):
+    """A model that gives an utterance what it gives it alone, whatever else is in the batch.
 
-    Utterances get what the model gives them alone, whatever else is in their batch.
+    Attributes:
+        upstream: its speech encoder.
+    """
+
+    def __init__(self, upstream: SpeechUpstream) -> None:
+        super().__init__()
+        self.upstream = upstream
+
+
+class Recogniser(BatchInvariantModel):
+    """Speech encoder, optional linear layer, and the linear layer of a CTC model or a classifier.
 
     Attributes:
         tokens: the token list, ``<blank>`` first and ``<sos/eos>`` last.
@@ -45,8 +55,7 @@ class Recogniser(nn.Module):
         bpemodel: str | None,
         pooling: str | None,
     ) -> None:
-        super().__init__()
-        self.upstream = upstream
+        super().__init__(upstream)
         self.projection = projection
         self.head = head
         self.tokens = tokens

@@ -63,16 +63,16 @@ def load_gated_model(config: Mapping[str, Any], model_file: str | Path) -> Gated
     Raises:
         HJPruneError: there are no gates, the file is missing, or its weights do not fit.
     """
-    config = copy.deepcopy(dict(config))
+    own = copy.deepcopy(dict(config))
     source = "the training configuration"
-    if not plugin_options(config, source).get("pruning"):
+    if not plugin_options(own, source).get("pruning"):
         raise HJPruneError(
             "the training configuration has no pruning options; compaction needs a model that "
             "was trained with gates"
         )
     state = read_weights(model_file)
-    upstream = build_upstream(config, source, state, model_file).eval()
-    return GatedModel(config, state, upstream_path(state), upstream)
+    upstream = build_upstream(own, source, state, model_file).eval()
+    return GatedModel(own, state, upstream_path(state), upstream)
 
 
 def linear_readers(model: GatedModel) -> list[str] | None:

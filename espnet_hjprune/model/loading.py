@@ -21,6 +21,7 @@ from espnet_hjprune.model.espnet_config import NAME, plugin_options, upstream_op
 from espnet_hjprune.model.options import UpstreamOptions
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.nn.encoder import SpeechEncoder
+from espnet_hjprune.upstream.architectures import architecture
 
 # Where the upstream's weights stand in a model, whatever the plugin's part of it is called.
 WEIGHT = re.compile(r"(?:.*\.)?(?:frontend|encoder)\.core\.(.*)")
@@ -54,6 +55,23 @@ def load_upstream(
     return SpeechUpstream(
         UpstreamOptions(upstream=name, path_or_url=path_or_url, download_dir=download_dir)
     )
+
+
+def random_upstream(architecture_name: str, seed: int = 0) -> SpeechUpstream:
+    """Make an upstream of a named architecture with random weights, to try things out.
+
+    Args:
+        architecture_name: such as ``wav2vec2_mini`` or ``hubert_base``; ``hjprune profile --table``
+            lists them.
+        seed: seed of the weights.
+
+    Raises:
+        HJPruneError: an unknown name.
+    """
+    config = architecture(architecture_name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SpeechUpstream(UpstreamOptions(architecture=config))
 
 
 def upstream_weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -21,7 +21,14 @@ class SpeechEncoder(nn.Module):
 
     The same class runs dense models, gated models (pass ``gates``) and compact models (smaller
     sizes in ``config``).
+
+    Args:
+        config: sizes.
+        dropout: while training; ``None`` for the defaults.
+        masking: while training; ``None`` for none.
     """
+
+    output_positions: torch.Tensor | None
 
     def __init__(
         self,
@@ -128,7 +135,7 @@ class SpeechEncoder(nn.Module):
             spans = sample_spans(
                 lengths, frames, options.time_prob, options.time_length, options.min_time_spans
             )
-            embedding = self.mask_embedding
+            embedding: torch.Tensor = self.mask_embedding
             if gates.hidden is not None:
                 embedding = scale(embedding, gates.hidden.keep, 0)
             x = torch.where(spans.to(x.device).unsqueeze(-1), embedding.to(x.dtype), x)

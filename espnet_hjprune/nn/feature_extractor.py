@@ -13,7 +13,7 @@ from espnet_hjprune.nn.gated_ops import gated_conv1d
 from espnet_hjprune.nn.norms import FeatureNorm, channel_norm, group_norm_per_channel
 
 # On the CPU the first layers, whose outputs are large, are computed together in blocks of so many
-# frames, which stay in the cache.
+# frames of the last of them. BLOCK_FRAMES_NOTE
 BLOCK_LAYERS = 3
 BLOCK_FRAMES = 1024
 
@@ -116,6 +116,10 @@ class FeatureExtractor(nn.Module):
             ConvLayer(channels[i], config, i) for i in range(len(config.conv_layers))
         )
 
+    def conv_layers(self) -> list[ConvLayer]:
+        """The layers from the samples up."""
+        return [layer for layer in self.layers if isinstance(layer, ConvLayer)]
+
     def forward(
         self, wave: torch.Tensor, gates: GateValues, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -144,7 +148,7 @@ class FeatureExtractor(nn.Module):
 
     def folded(self, wave: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Output of the first layer with its GroupNorm folded in, as without any padding."""
-        first = self.layers[0]
+        first = self.conv_layers()[0]
         wave = without_offset(wave, lengths)
         return first.folded(wave, first.normalised_filters(wave, lengths))
 
@@ -159,7 +163,7 @@ class FeatureExtractor(nn.Module):
 
         Forward hooks of these layers see blocks, or nothing where the norm is folded.
         """
-        layers = self.layers[:count]
+        layers = self.conv_layers()[:count]
         frames = [wave.shape[1]]
         for layer in layers:
             frames.append((frames[-1] - layer.kernel) // layer.stride + 1)

@@ -35,7 +35,7 @@ class FeatureProjection(nn.Module):
         if self.norm is not None:
             x = self.norm(x, channel_gate)
         weight = scale(self.linear.weight, channel_gate.value if channel_gate else None, 1)
-        bias = self.linear.bias
+        bias: torch.Tensor = self.linear.bias
         if gates.hidden is not None:
             # Closed features must read as zero in the positional embedding.
             weight, bias = scale(weight, gates.hidden.keep, 0), scale(bias, gates.hidden.keep, 0)

@@ -21,7 +21,8 @@ def gated_linear(
     """Linear layer on ``(..., in)``, whose weight ``(out, in)`` is scaled by ``gate`` ``(in,)``."""
     if gate is None or not torch.is_grad_enabled():
         return F.linear(x, scale(weight, gate, 1), bias)
-    return _GatedLinear.apply(*_cast(x, weight, bias), gate)
+    product: torch.Tensor = _GatedLinear.apply(*_cast(x, weight, bias), gate)
+    return product
 
 
 def gated_conv1d(
@@ -37,7 +38,8 @@ def gated_conv1d(
     """
     if gate is None:
         return F.conv1d(x, weight, bias, stride)
-    return _GatedConv1d.apply(*_cast(x, weight, bias), stride, gate)
+    product: torch.Tensor = _GatedConv1d.apply(*_cast(x, weight, bias), stride, gate)
+    return product
 
 
 def _cast(x: torch.Tensor, *others: torch.Tensor | None) -> list[torch.Tensor | None]:

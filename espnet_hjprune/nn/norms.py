@@ -19,7 +19,7 @@ class FeatureNorm(nn.LayerNorm):
     features alone, so that a model without the closed features computes the same.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, x: torch.Tensor, gate: FeatureGate | None = None, scale_output: bool = False
     ) -> torch.Tensor:
         """Normalise ``x`` of shape ``(..., features)``.
@@ -31,7 +31,8 @@ class FeatureNorm(nn.LayerNorm):
         """
         if gate is None:
             return super().forward(x)
-        weight, bias = self.weight, self.bias
+        weight: torch.Tensor | None = self.weight
+        bias: torch.Tensor = self.bias
         if weight is None:
             # Without an affine, closed features become zero.
             weight, bias = gate.keep, torch.zeros_like(gate.keep)
@@ -40,13 +41,15 @@ class FeatureNorm(nn.LayerNorm):
         exact = torch.promote_types(x.dtype, torch.float32)
         keep = gate.keep.to(exact)
         share = keep / keep.sum().clamp(min=1)
-        return _KeptNorm.apply(x, share, weight.to(exact), bias.to(exact), self.eps)
+        normed: torch.Tensor = _KeptNorm.apply(x, share, weight.to(exact), bias.to(exact), self.eps)
+        return normed
 
 
 class _KeptNorm(torch.autograd.Function):
     """LayerNorm with weighted statistics; keeps its input for the backward pass, like torch's.
 
-    With shares ``s`` that sum to 1: ``m = sum_j s_j x_j``, ``v = sum_j s_j (x_j - m)^2``,
+    Equal shares are the layer normalisation of Ba et al. 2016; the gradient is derived in the same
+    way. With shares ``s`` that sum to 1: ``m = sum_j s_j x_j``, ``v = sum_j s_j (x_j - m)^2``,
     ``n = (x - m) / sqrt(v + eps)``, and the output is ``n * weight + bias``.
     """
 
@@ -105,7 +108,8 @@ def channel_norm(
     norm: FeatureNorm, x: torch.Tensor, gate: FeatureGate | None = None
 ) -> torch.Tensor:
     """Apply a :class:`FeatureNorm` to the channels of ``(batch, channel, time)``."""
-    return norm(x.transpose(1, 2), gate).transpose(1, 2)
+    normed: torch.Tensor = norm(x.transpose(1, 2), gate)
+    return normed.transpose(1, 2)
 
 
 def group_norm_per_channel(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,9 @@ class PositionalConv(nn.Module):
     equal width share one convolution, so that nothing is padded and every MAC counts.
     """
 
+    order: torch.Tensor | None
+    restore: torch.Tensor | None
+
     def __init__(self, config: PositionalConfig) -> None:
         super().__init__()
         self.kernel = config.kernel

@@ -54,7 +54,13 @@ class BiasGate(nn.Module):
 
     A head of the dense model reads ``head_dim`` of the input features, of which pruning leaves
     some. ``dense_features`` says where the hidden features stand in the dense model.
+
+    The gates are those of WavLM (Chen et al. 2022, Eqs. 8 to 10), as its published models compute
+    them: the projection's outputs are summed up in two groups of four.
     """
+
+    slots: torch.Tensor
+    owned: torch.Tensor
 
     def __init__(
         self, config: RelativeBiasConfig, columns: list[int], dense_features: list[int]
@@ -78,6 +84,7 @@ class BiasGate(nn.Module):
         weight = self.proj.weight.view(2, SUMMANDS, -1).sum(1)[:, self.slots]
         rows = (weight[:, None] * self.owned).reshape(2 * heads, -1)
         bias = self.proj.bias.view(2, SUMMANDS).sum(1).repeat_interleave(heads)
-        gates = torch.sigmoid(F.linear(x, rows, bias)).view(batch, time, 2, heads)
-        inner, outer = gates.permute(2, 0, 3, 1).unsqueeze(-1)
-        return inner * (outer * self.scale.view(-1, 1, 1) - 1.0) + 2.0
+        pairs = torch.sigmoid(F.linear(x, rows, bias)).view(batch, time, 2, heads)
+        inner, outer = pairs.permute(2, 0, 3, 1).unsqueeze(-1)
+        gates: torch.Tensor = inner * (outer * self.scale.view(-1, 1, 1) - 1.0) + 2.0
+        return gates

@@ -18,7 +18,7 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
     """Make a linear layer that may have no input or no output features."""
     if in_features and out_features:
         return nn.Linear(in_features, out_features)
-    layer = nn.utils.skip_init(nn.Linear, in_features, out_features)
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, in_features, out_features)
     nn.init.zeros_(layer.bias)
     for parameter in layer.parameters():
         # Empty parameters take no part in the loss, which distributed training would object to.
@@ -28,6 +28,8 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention (paper Eq. 7); query, key and value share one projection."""
+
+    columns: torch.Tensor | None
 
     def __init__(self, config: EncoderConfig, index: int, dropout: float) -> None:
         super().__init__()
@@ -114,7 +116,8 @@ def attend(
         added = torch.zeros_like(added, dtype=scores.dtype).masked_fill(~added, float("-inf"))
     if added is not None:
         scores = scores + added
-    return scores.softmax(-1) @ value
+    context: torch.Tensor = scores.softmax(-1) @ value
+    return context
 
 
 class FeedForward(nn.Module):
@@ -178,7 +181,9 @@ class TransformerLayer(nn.Module):
         y = self.attention(x, mask, head_gate, bias)
         x = self.attention_norm(x + F.dropout(y, self.dropout, self.training), hidden_gate, True)
         y = self.ffn(x, ffn_gate)
-        return self.ffn_norm(x + F.dropout(y, self.dropout, self.training), hidden_gate, True)
+        x = x + F.dropout(y, self.dropout, self.training)
+        output: torch.Tensor = self.ffn_norm(x, hidden_gate, True)
+        return output
 
 
 class Transformer(nn.Module):
@@ -197,6 +202,10 @@ class Transformer(nn.Module):
             TransformerLayer(config, index, dropout) for index in range(len(config.heads))
         )
 
+    def transformer_layers(self) -> list[TransformerLayer]:
+        """The layers from the input up."""
+        return [layer for layer in self.layers if isinstance(layer, TransformerLayer)]
+
     def freeze_above(self, state: int) -> None:
         """Freeze what state number ``state`` does not depend on.
 
@@ -206,8 +215,8 @@ class Transformer(nn.Module):
             layer.requires_grad_(False)
         if self.norm_first and state < len(self.layers):
             self.norm.requires_grad_(False)
-        read = self.layers[:state]
-        if self.relative is not None and not any(layer.attention.heads for layer in read):
+        heads = [layer.attention.heads for layer in self.transformer_layers()[:state]]
+        if self.relative is not None and not any(heads):
             self.relative.requires_grad_(False)
 
     def forward(

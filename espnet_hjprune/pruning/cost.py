@@ -115,14 +115,13 @@ def module_costs(
     add("transformer.norm", 0, scale * 2 * d)
     width = config.head_dim
     relative = config.relative
-    gated = relative is not None and relative.gated
     if relative is not None:
         add("transformer.relative", 0, scale * relative.buckets * relative.heads)
     for index, (heads, units) in enumerate(zip(counts.head, counts.ffn, strict=True)):
         inner = scale * width * heads
         macs = 4 * frames * inner * d + 2 * frames * frames * inner
         params = 4 * inner * d + 3 * inner + scale * 3 * d
-        if gated:
+        if relative is not None and relative.gated:
             macs = macs + 2 * frames * scale * heads * d
             params = params + scale * BIAS_GATE_OUTPUTS * (relative.head_dim + 1) + scale * heads
         add(f"transformer.layers.{index}.attention", macs, params)

@@ -85,7 +85,7 @@ class Discretiser:
         members = [i for i, group in enumerate(self.groups) if group.unit in measure.units]
 
         def cost() -> int:
-            return measure.cost(self.config, self.counts())
+            return int(measure.cost(self.config, self.counts()))
 
         def apply(shift: float) -> int:
             for index in members:

@@ -15,6 +15,7 @@ from espnet_hjprune.nn.config import (
 )
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.nn.gate_values import GateValues, scale
+from espnet_hjprune.nn.positional_embedding import PositionalConv
 
 
 def _open(value: torch.Tensor | None, size: int) -> torch.Tensor:
@@ -191,6 +192,7 @@ def _positional(
     """Slice the positional convs group by group; groups of equal width are stored together."""
     new: dict[str, torch.Tensor] = {}
     for number, conv in enumerate(encoder.positional_embedding.convs):
+        assert isinstance(conv, PositionalConv)
         name = f"positional_embedding.convs.{number}"
         weights = [weight.detach().float().cpu() for weight in conv.group_weights()]
         sliced = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.encoder import HJPruneEncoder
@@ -17,7 +18,7 @@ from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
 from espnet_hjprune.model.stock_weights import STOCK
 
 
-def check_options(options: Mapping[str, Any], model: torch.nn.Module) -> None:
+def check_options(options: Mapping[str, Any], model: AbsESPnetModel) -> None:
     """Check the options of a training against the model that was built from them.
 
     Args:
