@@ -72,11 +72,11 @@ class Target:
         separate = set(given) != {""}
         because = f" when the criterion is {criterion}" if criterion else ""
         if criterion is not None and criterion != SEPARATE and separate:
-            raise HJPruneError(f"{option} is one number{because}, not {value!r}")
+            raise HJPruneError(f"{option} is one number{because}, not '{value}'")
         if (separate or criterion == SEPARATE) and set(given) != set(PARTS):
             raise HJPruneError(
                 f"{option} needs a value for {' and one for '.join(PARTS)}{because}, as in "
-                f"'cnn=0.6 transformer=0.3', not {value!r}"
+                f"'cnn=0.6 transformer=0.3', not '{value}'"
             )
         names = PARTS if separate else ("",)
         return cls(tuple(_share(given[name], _label(option, name)) for name in names))

@@ -111,7 +111,9 @@ def test_error_columns_are_sclites_own(experiments):
 
 
 def test_several_compact_models(experiments, capsys):
-    write_summary(experiments / "sep/compact/summary.json", "sepsize", {"cnn": 0.4})
+    write_summary(
+        experiments / "sep/compact/summary.json", "sepsize", {"cnn": 0.4, "transformer": 0.2}
+    )
     lines = training_log_lines(range(1, 3), suffixes=("_cnn", "_transformer"))
     (experiments / "sep/train.log").write_text("".join(lines))
     write_decoded(experiments / "asr_sep", SETS, 0.1)

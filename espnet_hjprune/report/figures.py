@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from espnet_hjprune.scoring.confusion import Confusion
 
+# What the units that have layers are called in figures.
+UNIT_TITLES = {"conv": "CNN channels", "head": "attention heads", "ffn": "FFN units"}
 # Of the numbers on the bars, in points; the panel's height only decides where a number fits.
 _NUMBER_SIZE = 7.5
 _DIGIT_WIDTH = 0.64 * _NUMBER_SIZE
@@ -89,7 +91,7 @@ def plot_architecture(summary: Mapping[str, Any], path: str | Path) -> Path:
     """
     layers = summary["layers"]
     panels = []
-    for key, what in (("conv", "CNN channels"), ("head", "attention heads"), ("ffn", "FFN units")):
+    for key, what in UNIT_TITLES.items():
         kept, dense = layers[key], layers["dense"][key]
         if len(kept) != len(dense) or not dense:
             raise HJPruneError(
@@ -113,7 +115,7 @@ def plot_architecture(summary: Mapping[str, Any], path: str | Path) -> Path:
             _draw_layers(axis, *panel, slot)
         headline(
             figure,
-            f"{method_name(dict(summary))}: {width}, "
+            f"{method_name(summary)}: {width}, "
             f"{actual['macs'] / 1e9:.3g} of {full['macs'] / 1e9:.3g} GMACs, "
             f"{actual['params'] / 1e6:.3g} of {full['params'] / 1e6:.3g} M parameters",
         )

@@ -23,6 +23,7 @@ from espnet_hjprune.scoring.confusion import (
 )
 from espnet_hjprune.scoring.decoding_log import DecodingTime, read_decoding_time
 from espnet_hjprune.scoring.sclite import SCORE_TYPES, ErrorCounts, parse_result
+from espnet_hjprune.target import Target
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _ERROR_COLUMNS = ("dataset", "Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err")
@@ -100,16 +101,21 @@ def read_summary(path: str | Path) -> dict[str, Any]:
     return summary
 
 
-def method_name(summary: dict[str, Any]) -> str:
-    """Return the name of the pruning method with its target, such as ``HJ-Pruning-MAC 40 %``."""
+def method_name(summary: Mapping[str, Any]) -> str:
+    """Return the name of the pruning method with its target, such as ``HJ-Pruning-MAC 40 %``.
+
+    Raises:
+        HJPruneError: ``target_sparsity`` in the summary is no target.
+    """
     criterion = str(summary.get("criterion", ""))
     name = CRITERION_NAMES.get(criterion, criterion or "pruning")
     if criterion == "size" and "conv" not in summary.get("units", ["conv"]):
         name = "Transformer only"
     target = summary.get("target_sparsity")
-    if isinstance(target, dict):
-        return name + " " + ", ".join(f"{part} {100 * t:g} %" for part, t in target.items())
-    return name if target is None else f"{name} {100 * target:g} %"
+    if target is None:
+        return name
+    shares = Target.parse(target, "target_sparsity of the summary").by_name()
+    return f"{name} " + ", ".join(f"{part} {100 * t:g} %".lstrip() for part, t in shares.items())
 
 
 def read_model(
