@@ -22,8 +22,8 @@ from espnet_hjprune.bin.recipe import report
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.markdown import markdown_table
 from espnet_hjprune.report.figures import plot_architecture, plot_pruning
-from espnet_hjprune.report.results import method_name, plain_table, read_summary
-from espnet_hjprune.scoring.decoding_log import parse_decoding_log, read_decoding_time
+from espnet_hjprune.report.results_md import method_name, plain_table, read_summary
+from espnet_hjprune.scoring.decoding_time import parse_decoding_log, read_decoding_time
 from espnet_hjprune.scoring.sclite import parse_result
 from espnet_hjprune.training.training_log import parse_training_log, read_training_log
 

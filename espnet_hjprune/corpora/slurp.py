@@ -40,7 +40,7 @@ NAMED = 5
 
 
 @dataclass(frozen=True)
-class Recording:
+class SlurpRecording:
     """One recording of a prompt: its file's name, the prompt's label and words."""
 
     file: str
@@ -75,7 +75,7 @@ def _read(path: Path) -> str:
         raise HJPruneError(f"{path} is no UTF-8 text ({error.reason}); renew the copy") from None
 
 
-def read_recordings(corpus: Path, part: str) -> Iterator[Recording]:
+def read_recordings(corpus: Path, part: str) -> Iterator[SlurpRecording]:
     """The recordings that the annotations of a part list.
 
     Raises:
@@ -99,7 +99,7 @@ def read_recordings(corpus: Path, part: str) -> Iterator[Recording]:
                 "scenario or action"
             )
         for file in files:
-            yield Recording(file, label, sentence)
+            yield SlurpRecording(file, label, sentence)
 
 
 def read_speakers(corpus: Path) -> dict[str, str]:
@@ -122,8 +122,8 @@ def read_speakers(corpus: Path) -> dict[str, str]:
 
 
 def _present(
-    corpus: Path, part: str, recordings: Sequence[Recording], max_missing: float
-) -> list[Recording]:
+    corpus: Path, part: str, recordings: Sequence[SlurpRecording], max_missing: float
+) -> list[SlurpRecording]:
     """The recordings whose files are there; the others are counted and named.
 
     Raises:
@@ -146,9 +146,11 @@ def _present(
     return [recording for recording in recordings if recording.file in files]
 
 
-def _not_taken(path: Path, recordings: list[Recording], taken: set[str]) -> list[Recording]:
+def _not_taken(
+    path: Path, recordings: list[SlurpRecording], taken: set[str]
+) -> list[SlurpRecording]:
     """The recordings that no earlier line or set lists; SLURP lists one under two prompts."""
-    fresh: dict[str, Recording] = {}
+    fresh: dict[str, SlurpRecording] = {}
     twice = []
     for recording in recordings:
         if recording.file in taken or recording.file in fresh:
@@ -171,7 +173,7 @@ def _named(files: Sequence[str]) -> str:
 
 
 def _utterances(
-    corpus: Path, part: str, recordings: Sequence[Recording], speakers: Mapping[str, str]
+    corpus: Path, part: str, recordings: Sequence[SlurpRecording], speakers: Mapping[str, str]
 ) -> list[Utterance]:
     """Utterances called ``<speaker>-<file>``, the speaker without its hyphen."""
     utterances = []

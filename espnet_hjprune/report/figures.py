@@ -24,7 +24,7 @@ from espnet_hjprune.drawing import (
     save,
 )
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.report.results import method_name
+from espnet_hjprune.report.results_md import method_name
 from espnet_hjprune.training.training_log import TrainingLog
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def plot_architecture(summary: Mapping[str, Any], path: str | Path) -> Path:
     Solid bars are kept, outlines are the dense model.
 
     Args:
-        summary: The summary of a compaction, see :func:`~.results.read_summary`.
+        summary: The summary of a compaction, see :func:`~.results_md.read_summary`.
         path: The PNG file to write.
 
     Raises:

@@ -69,7 +69,7 @@ class Sweep:
             self.recipe.parent,
             commands=(train, score),
             result=result,
-            alone=1,
+            locked_command=1,
             lock=self.directory / ".scoring",
         )
 

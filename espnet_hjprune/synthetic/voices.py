@@ -1,7 +1,7 @@
 """Speech for small test corpora from the synthesisers espeak-ng and flite.
 
-Nothing here knows what is said or how a corpus is laid out: a :class:`Recording` is a text, a
-voice and a file to write.
+Nothing here knows what is said or how a corpus is laid out: a :class:`SyntheticRecording` is a
+text, a voice and a file to write.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class FliteVoice:
 
 
 @dataclass(frozen=True)
-class Recording:
+class SyntheticRecording:
     """One audio file to make.
 
     Attributes:
@@ -151,7 +151,7 @@ def espeak_names(random: Random) -> list[tuple[str, str]]:
     return ordered
 
 
-def _record(recording: Recording, rate: int, seed: int) -> float:
+def _record(recording: SyntheticRecording, rate: int, seed: int) -> float:
     """Make one recording and return its length in seconds."""
     # Seeded by the file's name: the result depends neither on the order nor on the workers.
     key = f"{seed} {recording.path.name}"
@@ -175,7 +175,7 @@ def _record(recording: Recording, rate: int, seed: int) -> float:
 
 
 def record_all(
-    recordings: Sequence[Recording], rate: int = 16000, seed: int = 0, nj: int = 2
+    recordings: Sequence[SyntheticRecording], rate: int = 16000, seed: int = 0, nj: int = 2
 ) -> list[float]:
     """Make all recordings, ``nj`` at a time, and return their lengths in seconds.
 

@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Steps:
+class TrainingSteps:
     """Batches and optimiser steps of an epoch, number of epochs, and all optimiser steps."""
 
     batches_per_epoch: int
@@ -70,7 +70,9 @@ def training_options(arguments: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def count_steps(config: Mapping[str, Any], shape_files: list[Path], world_size: int = 1) -> Steps:
+def count_steps(
+    config: Mapping[str, Any], shape_files: list[Path], world_size: int = 1
+) -> TrainingSteps:
     """Count the steps as ESPnet's trainer makes them.
 
     Batches are made once from the lengths, so every epoch has as many. The trainer steps when
@@ -120,4 +122,4 @@ def count_steps(config: Mapping[str, Any], shape_files: list[Path], world_size: 
             f"an epoch has {batches} batches, fewer than accum_grad {options['accum_grad']}, so "
             "training would make no step; lower accum_grad or the batch size"
         )
-    return Steps(batches, steps_per_epoch, options["max_epoch"])
+    return TrainingSteps(batches, steps_per_epoch, options["max_epoch"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -15,11 +16,13 @@ from tqdm import tqdm
 from espnet_hjprune.progress import LINE_SECONDS
 from espnet_hjprune.training.training_log import TrainingLog
 
+# Often enough for a bar that moves, too seldom to be felt beside the job.
 POLL_SECONDS = 0.5
 # The line that batched decoding logs.
 _BATCH = re.compile(r": decoded (\d+) utterances in ")
 # What is shown of the training statistics, if it is there.
 SHOWN = ("loss_ctc", "loss", "acc", "cer_ctc", "sparsity", "target_sparsity")
+SHOWN_VALID = ("cer_ctc", "acc")
 
 
 class Tail:
@@ -62,12 +65,13 @@ class TrainingProgress:
             if position > done:
                 done, stats = position, newest.stats
         shown = [f"{name}={stats[name]:.3g}" for name in SHOWN if name in stats]
-        valid = [sections.get("valid", {}) for _, sections in sorted(self.log.epochs.items())]
-        if valid:
+        if self.log.epochs:
+            valid = self.log.epochs[max(self.log.epochs)].get("valid", {})
+            # A model without CTC has an error rate that is not a number.
             shown += [
-                f"valid {name}={valid[-1][name]:.3g}"
-                for name in ("cer_ctc", "acc")
-                if valid[-1].get(name, float("nan")) == valid[-1].get(name)
+                f"valid {name}={valid[name]:.3g}"
+                for name in SHOWN_VALID
+                if not math.isnan(valid.get(name, math.nan))
             ]
         return done, " ".join(shown)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from espnet_hjprune.atomic import write_text
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.report.record import result_record
-from espnet_hjprune.report.results import (
+from espnet_hjprune.report.results_json import result_record
+from espnet_hjprune.report.results_md import (
     METRICS,
     Image,
     method_name,

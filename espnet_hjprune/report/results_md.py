@@ -21,7 +21,7 @@ from espnet_hjprune.scoring.confusion import (
     confused_table,
     read_confusion,
 )
-from espnet_hjprune.scoring.decoding_log import DecodingTime, read_decoding_time
+from espnet_hjprune.scoring.decoding_time import DecodingTime, read_decoding_time
 from espnet_hjprune.scoring.sclite import SCORE_TYPES, ErrorCounts, parse_result
 from espnet_hjprune.target import Target
 
@@ -51,7 +51,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Model:
+class DecodedModel:
     """A decoded model: its scores by type and set, its cost, and its decoding time.
 
     ``macs`` and ``params`` are those of the speech encoder, without the task's head.
@@ -126,7 +126,7 @@ def read_model(
     summary: dict[str, Any],
     size: str,
     references: Mapping[str, Path] | None = None,
-) -> Model:
+) -> DecodedModel:
     """Collect what stage 7 left of one model.
 
     Args:
@@ -158,7 +158,9 @@ def read_model(
         test_set: _recount(reference, decoded / test_set, scores["wer"][test_set])
         for test_set, reference in (references or {}).items()
     }
-    return Model(name, exp_dir, decode_tag, macs, params, removed, scores, decoding, confusions)
+    return DecodedModel(
+        name, exp_dir, decode_tag, macs, params, removed, scores, decoding, confusions
+    )
 
 
 def _recount(reference: Path, decoded: Path, counts: ErrorCounts) -> Confusion:
@@ -228,7 +230,9 @@ def error_table(scores: dict[str, ErrorCounts], decode_tag: str) -> list[list[st
     return rows
 
 
-def project_table(models: Sequence[Model], metric: Metric, seconds: float) -> list[list[str]]:
+def project_table(
+    models: Sequence[DecodedModel], metric: Metric, seconds: float
+) -> list[list[str]]:
     """Return the rows of the table that sets cost against quality, one a model.
 
     ``seconds`` is the length of audio that the MACs are counted for.
@@ -251,7 +255,7 @@ def project_table(models: Sequence[Model], metric: Metric, seconds: float) -> li
     return rows
 
 
-def timing_note(models: Sequence[Model]) -> str:
+def timing_note(models: Sequence[DecodedModel]) -> str:
     """Return the sentence that says how the real-time factors were measured."""
     if not any(model.decoding.utterances for model in models):
         return "RTF: not measured, the decoding left no logs with time stamps."
@@ -265,7 +269,7 @@ def timing_note(models: Sequence[Model]) -> str:
 
 def render(
     title: str,
-    models: Sequence[Model],
+    models: Sequence[DecodedModel],
     table: Sequence[Sequence[str]],
     images: Sequence[Image],
     output: Path,
