@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 from tqdm import tqdm
 
@@ -30,17 +29,19 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file: TextIO | None = None
-        self.rest = ""
+        self.position = 0
 
     def lines(self) -> Iterator[str]:
         """Complete lines that are new since the last call."""
-        if self.file is None:
-            if not self.path.is_file():
-                return
-            self.file = self.path.open(encoding="utf-8", errors="replace")
-        *complete, self.rest = (self.rest + self.file.read()).split("\n")
-        yield from complete
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.position)
+            complete, newline, _ = file.read().rpartition(b"\n")
+        # What comes behind the last line's end is read again, once the line is complete.
+        self.position += len(complete) + len(newline)
+        if newline:
+            yield from complete.decode("utf-8", errors="replace").split("\n")
 
 
 class TrainingProgress:
