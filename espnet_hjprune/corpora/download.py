@@ -36,8 +36,8 @@ class RemoteFile:
     """A file on the web.
 
     Attributes:
-        url: Where it is.
-        bytes: Its size.
+        url: where it is.
+        bytes: its size.
         checksum: ``md5:`` and its MD5 sum, or ``git:`` and the SHA-1 of the git blob it is.
     """
 
@@ -70,7 +70,7 @@ def fetch_json(url: str) -> Any:
     """Download a small JSON document.
 
     Raises:
-        HJPruneError: The server does not give it, or it is no JSON.
+        HJPruneError: the server does not give it, or it is no JSON.
     """
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
@@ -86,7 +86,7 @@ def _transfer(url: str, partial: Path, size: int) -> None:
     """Fetch what ``partial`` lacks of ``size`` bytes, or all if the server cannot resume.
 
     Raises:
-        OSError: The server refuses, or the connection ended early.
+        OSError: the server refuses, or the connection ended early.
     """
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -110,7 +110,7 @@ def fetch(remote: RemoteFile, path: Path) -> None:
     The file gets its name only after its checksum was right.
 
     Raises:
-        HJPruneError: The server does not give the file, it is not the expected one, or the disk is
+        HJPruneError: the server does not give the file, it is not the expected one, or the disk is
             too small.
     """
     url, size = remote.url, remote.bytes
@@ -154,7 +154,7 @@ def unpacked(archive: Path) -> Iterator[Path]:
     """Give a temporary directory beside ``archive`` with its content, to be moved elsewhere.
 
     Raises:
-        HJPruneError: The archive cannot be unpacked, or lacks what the caller moves.
+        HJPruneError: the archive cannot be unpacked, or lacks what the caller moves.
     """
     with scratch_directory(archive.with_name(f".{archive.name}.tmp")) as content:
         try:

@@ -48,7 +48,7 @@ def download(
     Archives stay in ``directory``; one that is there already is used.
 
     Raises:
-        HJPruneError: See :func:`~espnet_hjprune.corpora.download.fetch`.
+        HJPruneError: see :func:`~espnet_hjprune.corpora.download.fetch`.
     """
     corpus = directory / "LibriSpeech"
     for subset in subsets:
@@ -76,7 +76,7 @@ def read_genders(path: Path) -> dict[str, str]:
     """Read SPEAKERS.TXT (``id | sex | subset | minutes | name``): reader -> ``m`` or ``f``.
 
     Raises:
-        HJPruneError: The file is missing or a line has another form.
+        HJPruneError: the file is missing or a line has another form.
     """
     genders: dict[str, str] = {}
     try:
@@ -124,7 +124,7 @@ def read_subset(corpus: Path, subset: str) -> list[Utterance]:
     """All utterances of ``corpus/subset``; the speaker is the reader.
 
     Raises:
-        HJPruneError: The subset is missing or empty, or audio and transcripts do not match.
+        HJPruneError: the subset is missing or empty, or audio and transcripts do not match.
     """
     directory = corpus / subset
     if not directory.is_dir():
@@ -145,13 +145,13 @@ def prepare(corpus: Path, output: Path, subsets: Sequence[str], check_counts: bo
     """Make a data directory of every subset, and ``dev``, the validation set, of both dev subsets.
 
     Args:
-        corpus: The directory ``LibriSpeech``.
-        output: Where ``train_clean_100``, ``dev_clean``, ..., ``dev`` are made.
-        subsets: Names from :data:`SUBSETS`.
-        check_counts: Warn about a subset that has not as many utterances as LibriSpeech has.
+        corpus: the directory ``LibriSpeech``.
+        output: where ``train_clean_100``, ``dev_clean``, ..., ``dev`` are made.
+        subsets: names from :data:`SUBSETS`.
+        check_counts: warn about a subset that has not as many utterances as LibriSpeech has.
 
     Raises:
-        HJPruneError: See :func:`read_genders` and :func:`read_subset`.
+        HJPruneError: see :func:`read_genders` and :func:`read_subset`.
     """
     genders = read_genders(corpus / "SPEAKERS.TXT")
     for subset in subsets:

@@ -79,7 +79,7 @@ def read_recordings(corpus: Path, part: str) -> Iterator[SlurpRecording]:
     """The recordings that the annotations of a part list.
 
     Raises:
-        HJPruneError: The file is missing, or a line is not a prompt of SLURP.
+        HJPruneError: the file is missing, or a line is not a prompt of SLURP.
     """
     path = annotation_path(corpus, part)
     for number, line in enumerate(_read(path).splitlines(), 1):
@@ -106,7 +106,7 @@ def read_speakers(corpus: Path) -> dict[str, str]:
     """The speaker (``usrid``, such as ``FO-488``) of every recording in ``metadata.json``.
 
     Raises:
-        HJPruneError: The file is missing or has another form.
+        HJPruneError: the file is missing or has another form.
     """
     path = metadata_path(corpus)
     try:
@@ -127,7 +127,7 @@ def _present(
     """The recordings whose files are there; the others are counted and named.
 
     Raises:
-        HJPruneError: More than the share ``max_missing`` is not there.
+        HJPruneError: more than the share ``max_missing`` is not there.
     """
     directory = audio_dir(corpus, part)
     files = set(os.listdir(directory)) if directory.is_dir() else set()
@@ -239,16 +239,16 @@ def prepare(
     Beside each, ``<name>/transcript`` has the words of the prompts.
 
     Args:
-        corpus: The directory that holds ``dataset`` and ``audio``.
-        output: Where the directories are made.
-        use_synthetic: Add the synthetic recordings to ``train``.
-        max_missing: Share of listed recordings of a part that may be missing on disk.
-        drop_unseen: Leave out utterances of ``devel`` and ``test`` with a label that ``train``
+        corpus: the directory that holds ``dataset`` and ``audio``.
+        output: where the directories are made.
+        use_synthetic: add the synthetic recordings to ``train``.
+        max_missing: share of listed recordings of a part that may be missing on disk.
+        drop_unseen: leave out utterances of ``devel`` and ``test`` with a label that ``train``
             does not have, instead of refusing them.
-        check_counts: Warn about a part that has not as many utterances as SLURP has.
+        check_counts: warn about a part that has not as many utterances as SLURP has.
 
     Raises:
-        HJPruneError: The corpus is incomplete, or has labels that cannot be learned.
+        HJPruneError: the corpus is incomplete, or has labels that cannot be learned.
     """
     speakers = read_speakers(corpus)
     sets: dict[str, list[Utterance]] = {}
@@ -298,12 +298,12 @@ def download(
     ``audio``; what is there already stays as it is.
 
     Args:
-        corpus: The directory that gets ``dataset`` and ``audio``.
-        audio_record: Address of the record's description on Zenodo.
-        annotations: Address of the directory's listing on GitHub.
+        corpus: the directory that gets ``dataset`` and ``audio``.
+        audio_record: address of the record's description on Zenodo.
+        annotations: address of the directory's listing on GitHub.
 
     Raises:
-        HJPruneError: See :func:`~espnet_hjprune.corpora.download.fetch`.
+        HJPruneError: see :func:`~espnet_hjprune.corpora.download.fetch`.
     """
     files = [annotation_path(corpus, part) for part in PUBLISHED] + [metadata_path(corpus)]
     if not all(path.exists() for path in files):

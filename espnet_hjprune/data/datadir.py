@@ -41,7 +41,7 @@ def read_table(path: str | Path) -> dict[str, str]:
     """Read ``key value`` lines; a line with a key only has the value ``""``.
 
     Raises:
-        HJPruneError: The file is missing, is no UTF-8 text, or has an empty line or a key twice.
+        HJPruneError: the file is missing, is no UTF-8 text, or has an empty line or a key twice.
     """
     path = Path(path)
     table: dict[str, str] = {}
@@ -70,7 +70,7 @@ def read_segments(path: str | Path) -> dict[str, Segment]:
     """Read ``utterance recording start end`` lines, times in seconds.
 
     Raises:
-        HJPruneError: The file is missing or a line has another form.
+        HJPruneError: the file is missing or a line has another form.
     """
     segments: dict[str, Segment] = {}
     for utt_id, value in read_table(path).items():
@@ -107,13 +107,13 @@ def write_data_dir(
     parts.
 
     Args:
-        directory: The data directory; a former one is replaced as a whole.
-        utterances: The utterances in any order, all or none of them segments.
+        directory: the data directory; a former one is replaced as a whole.
+        utterances: the utterances in any order, all or none of them segments.
         genders: ``m`` or ``f`` of at least every speaker that occurs; ``None`` for a corpus that
             does not tell, which gets no spk2gender.
 
     Raises:
-        HJPruneError: An utterance occurs twice, or a speaker's gender is unknown.
+        HJPruneError: an utterance occurs twice, or a speaker's gender is unknown.
     """
     by_id: dict[str, Utterance] = {}
     for utterance in utterances:
@@ -150,7 +150,7 @@ def combine_data_dirs(sources: Iterable[str | Path], directory: str | Path) -> i
     """Join data directories into one; return its number of utterances.
 
     Raises:
-        HJPruneError: A file is missing, or an utterance is in two of the directories.
+        HJPruneError: a file is missing, or an utterance is in two of the directories.
     """
     utterances: list[Utterance] = []
     genders: dict[str, str] = {}

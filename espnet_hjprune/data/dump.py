@@ -53,12 +53,12 @@ class FormattedAudio:
     """What became of an utterance.
 
     Attributes:
-        location: Its entry in wav.scp; empty when it was left out.
-        samples: Its length.
-        skipped: Why its audio cannot be used; empty when it can.
-        too_short_or_long: Left out because of its length.
-        resampled: It had another rate.
-        mixed: It had several channels, of which the first was taken.
+        location: its entry in wav.scp; empty when it was left out.
+        samples: its length.
+        skipped: why its audio cannot be used; empty when it can.
+        too_short_or_long: left out because of its length.
+        resampled: it had another rate.
+        mixed: it had several channels, of which the first was taken.
     """
 
     location: str = ""
@@ -128,7 +128,7 @@ def read_audio_sources(directory: Path) -> dict[str, AudioSource]:
     """Where the audio of every utterance of a data directory is, by ``wav.scp`` and ``segments``.
 
     Raises:
-        HJPruneError: A file is missing or wrong, or a segment's recording is not in wav.scp.
+        HJPruneError: a file is missing or wrong, or a segment's recording is not in wav.scp.
     """
     files = read_table(directory / "wav.scp")
     if not (directory / "segments").exists():
@@ -204,17 +204,17 @@ def format_data(source: Path, output: Path, form: AudioFormat, nj: int = 4) -> i
     audio is named, left out and counted.
 
     Args:
-        source: A data directory with wav.scp, text, utt2spk and, where utterances are parts of
+        source: a data directory with wav.scp, text, utt2spk and, where utterances are parts of
             recordings, segments.
-        output: The directory to make; a former one is replaced as a whole.
-        form: The format.
-        nj: Number of processes.
+        output: the directory to make; a former one is replaced as a whole.
+        form: the format.
+        nj: number of processes.
 
     Returns:
         The number of utterances in ``output``.
 
     Raises:
-        HJPruneError: An utterance lacks a transcript, a speaker or a file, or none is usable.
+        HJPruneError: an utterance lacks a transcript, a speaker or a file, or none is usable.
     """
     sources = read_audio_sources(source)
     text, utt2spk = (read_table(source / name) for name in ("text", "utt2spk"))

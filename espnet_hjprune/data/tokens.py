@@ -85,7 +85,7 @@ def read_texts(path: str | Path) -> list[str]:
     """The transcripts of a ``text`` table.
 
     Raises:
-        HJPruneError: The table is missing or has no utterance, or an utterance has no transcript.
+        HJPruneError: the table is missing or has no utterance, or an utterance has no transcript.
     """
     table = read_table(path)
     if not table:
@@ -106,13 +106,13 @@ def train_bpe(texts: Iterable[str], prefix: str | Path, size: int, mode: str) ->
     """Train a sentencepiece model, write ``<prefix>.model`` and return its pieces in order.
 
     Args:
-        texts: The training text.
-        prefix: Path without ``.model``.
-        size: Number of pieces, sentencepiece's three control pieces included.
+        texts: the training text.
+        prefix: path without ``.model``.
+        size: number of pieces, sentencepiece's three control pieces included.
         mode: ``unigram`` or ``bpe``.
 
     Raises:
-        HJPruneError: The text does not allow for that many pieces.
+        HJPruneError: the text does not allow for that many pieces.
     """
     import sentencepiece
 
@@ -155,7 +155,7 @@ def read_token_list(path: str | Path) -> list[str]:
     """The lines of a token list.
 
     Raises:
-        HJPruneError: The file is missing or lacks ``<blank>``, ``<unk>`` or ``<sos/eos>``.
+        HJPruneError: the file is missing or lacks ``<blank>``, ``<unk>`` or ``<sos/eos>``.
     """
     try:
         tokens = Path(path).read_text(encoding="utf-8").split("\n")[:-1]

@@ -83,11 +83,11 @@ def plot_architecture(summary: Mapping[str, Any], path: str | Path) -> Path:
     Solid bars are kept, outlines are the dense model.
 
     Args:
-        summary: The summary of a compaction, see :func:`~.results_md.read_summary`.
-        path: The PNG file to write.
+        summary: the summary of a compaction, see :func:`~.results_md.read_summary`.
+        path: the PNG file to write.
 
     Raises:
-        HJPruneError: The kept and dense sizes do not have the same number of layers.
+        HJPruneError: the kept and dense sizes do not have the same number of layers.
     """
     layers = summary["layers"]
     panels = []
@@ -136,12 +136,12 @@ def plot_pruning(log: TrainingLog, title: str, path: str | Path) -> Path:
     """Draw a pruning run: sparsity and its target, multipliers, validation loss and quality.
 
     Args:
-        log: The run's training log.
-        title: The headline.
-        path: The PNG file to write.
+        log: the run's training log.
+        title: the headline.
+        path: the PNG file to write.
 
     Raises:
-        HJPruneError: The log has no sparsity, so it is not of a pruning run.
+        HJPruneError: the log has no sparsity, so it is not of a pruning run.
     """
     constraints = _constraints(log)
     if not constraints:
@@ -199,11 +199,11 @@ def plot_tradeoff(
     """Draw quality against the share of MACs removed, one line a test set.
 
     Args:
-        points: For each model its name, the share of MACs removed (0 to 1) and, by test set, the
+        points: for each model its name, the share of MACs removed (0 to 1) and, by test set, the
             metric in percent.
-        metric: Name of the metric, for the axis.
-        title: The headline.
-        path: The PNG file to write.
+        metric: name of the metric, for the axis.
+        title: the headline.
+        path: the PNG file to write.
     """
     points = sorted(points, key=lambda point: point[1])
     x = [100 * removed for _, removed, _ in points]
@@ -268,9 +268,9 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
     percent. Labels of one scenario (what is before the first underscore) stand together.
 
     Args:
-        confusion: The counts.
-        title: The headline.
-        path: The PNG file to write.
+        confusion: the counts.
+        title: the headline.
+        path: the PNG file to write.
     """
     labels = confusion.labels
     size = len(labels)
@@ -302,7 +302,11 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
             )
         for before, after in pairwise(range(size)):
             same = labels[before].split("_")[0] == labels[after].split("_")[0]
-            line = {"color": "#eef1f4" if same else OUTLINE, "lw": 0.6, "zorder": 0.5}
+            line: dict[str, Any] = {
+                "color": "#eef1f4" if same else OUTLINE,
+                "lw": 0.6,
+                "zorder": 0.5,
+            }
             axes.axhline(before + 0.5, **line)
             axes.axvline(before + 0.5, **line)
         axes.set_xlim(-0.5, size - 0.5)

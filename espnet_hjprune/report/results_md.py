@@ -81,7 +81,7 @@ def read_summary(path: str | Path) -> dict[str, Any]:
     """Read the ``summary.json`` of a compaction.
 
     Raises:
-        HJPruneError: The file is missing, is no JSON object, or lacks a part the report needs.
+        HJPruneError: the file is missing, is no JSON object, or lacks a part the report needs.
     """
     try:
         summary = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -130,16 +130,16 @@ def read_model(
     """Collect what stage 7 left of one model.
 
     Args:
-        name: The name to show.
-        exp_dir: The experiment's directory.
-        decode_tag: The directory below it that holds the decoded sets.
-        test_sets: The decoded sets; each must have word errors, the rest is optional.
-        summary: The compaction's summary.
-        size: The entry of the summary with this model's size, ``dense`` or ``actual``.
-        references: For classification, the true labels of every set, ``utterance label`` lines.
+        name: the name to show.
+        exp_dir: the experiment's directory.
+        decode_tag: the directory below it that holds the decoded sets.
+        test_sets: the decoded sets; each must have word errors, the rest is optional.
+        summary: the compaction's summary.
+        size: the entry of the summary with this model's size, ``dense`` or ``actual``.
+        references: for classification, the true labels of every set, ``utterance label`` lines.
 
     Raises:
-        HJPruneError: A set has no word errors, or sclite's count of wrong labels is not the one
+        HJPruneError: a set has no word errors, or sclite's count of wrong labels is not the one
             that comes from comparing label by label.
     """
     exp_dir = Path(exp_dir)

@@ -78,7 +78,7 @@ def count_confusion(reference: Mapping[str, str], hypothesis: Mapping[str, str])
     """Count by utterance; one that the hypothesis lacks, or leaves empty, has no label.
 
     Raises:
-        HJPruneError: There is no utterance, or one whose reference is not one word.
+        HJPruneError: there is no utterance, or one whose reference is not one word.
     """
     for utt_id, label in reference.items():
         if len(label.split()) != 1:

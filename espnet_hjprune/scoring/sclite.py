@@ -102,7 +102,7 @@ def trn_line(tokens: Iterable[str], speaker: str, utterance: str) -> str:
     """Return ``tokens<TAB>(speaker-utterance)``, with characters that sclite interprets replaced.
 
     Raises:
-        HJPruneError: A parenthesis in the speaker or utterance id, which the format cannot hold.
+        HJPruneError: a parenthesis in the speaker or utterance id, which the format cannot hold.
     """
     if re.search(r"[()]", speaker + utterance):
         raise HJPruneError(
@@ -116,7 +116,7 @@ def parse_result(path: str | Path) -> ErrorCounts:
     """Read the totals from what ``sclite -o all`` printed.
 
     Raises:
-        HJPruneError: The file is missing or has no table of totals.
+        HJPruneError: the file is missing or has no table of totals.
     """
     try:
         found = _SUM_ROW.search(Path(path).read_text(encoding="utf-8", errors="replace"))
@@ -141,10 +141,10 @@ def score_set(
     moved in once all are complete, ``result.txt`` last, so that it stands for a scored set.
 
     Args:
-        reference: Transcript of each utterance; it decides which utterances are scored.
-        hypothesis: Recognised text of each utterance.
-        utt2spk: Speaker of each utterance.
-        tokenize: Splits a transcript into the tokens to be counted.
+        reference: transcript of each utterance; it decides which utterances are scored.
+        hypothesis: recognised text of each utterance.
+        utt2spk: speaker of each utterance.
+        tokenize: splits a transcript into the tokens to be counted.
         out_dir: the directory to write to, made if needed.
 
     Raises:
@@ -210,7 +210,7 @@ def score_files(
         The counts, and how many utterances the hypothesis lacked.
 
     Raises:
-        HJPruneError: As :func:`score_set`, or a file that is missing or malformed.
+        HJPruneError: as :func:`score_set`, or a file that is missing or malformed.
     """
     reference, hypothesis = read_table(ref), read_table(hyp)
     counts = score_set(reference, hypothesis, read_table(utt2spk), tokenize, out_dir)

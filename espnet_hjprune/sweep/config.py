@@ -208,10 +208,14 @@ def _read_grid(values: Any, option: str, config: SweepConfig) -> Grid:
     for name in ("methods", "targets"):
         if not isinstance(values, Mapping) or not values.get(name):
             raise HJPruneError(f"{option} has no {name}")
-    grid = build_dataclass(Grid, values, option)
     for name in ("methods", "targets", "upstreams", "seeds"):
-        if not isinstance(getattr(grid, name), list):
-            raise HJPruneError(f"{option}.{name} is a list, such as [{getattr(grid, name)}]")
+        if not isinstance(values.get(name, []), list):
+            raise HJPruneError(f"{option}.{name} is a list, such as [{values[name]}]")
+    targets = [
+        parse_targets(written, f"{option}.targets[{number}]")
+        for number, written in enumerate(values["targets"])
+    ]
+    grid = build_dataclass(Grid, {**values, "targets": targets}, option)
     for name, known in (("methods", config.methods), ("upstreams", config.upstreams)):
         unknown = [str(value) for value in getattr(grid, name) if str(value) not in known]
         if unknown:
@@ -219,14 +223,9 @@ def _read_grid(values: Any, option: str, config: SweepConfig) -> Grid:
                 f"{option}.{name} has {', '.join(unknown)}, but {name} of the sweep are "
                 f"{', '.join(known) or 'none'}"
             )
-    # As they stand in the file until here.
-    grid.targets = [
-        parse_targets(targets, f"{option}.targets[{number}]")
-        for number, targets in enumerate(grid.targets)
-    ]
-    for targets, method in itertools.product(grid.targets, grid.methods):
+    for method in grid.methods:
         criterion = str(config.methods[method].get("criterion", DEFAULT_CRITERION))
-        for target in targets:
+        for target in itertools.chain(*grid.targets):
             Target.parse(target, f"{option}.targets for {method}", criterion)
     if not all(isinstance(seed, int) and seed >= 0 for seed in grid.seeds):
         raise HJPruneError(f"{option}.seeds are whole numbers from 0, not {grid.seeds}")

@@ -112,7 +112,7 @@ def make_mini_librispeech(
         Whether the corpus was made.
 
     Raises:
-        HJPruneError: The grammar has too few sentences, espeak-ng is missing or fails, or the
+        HJPruneError: the grammar has too few sentences, espeak-ng is missing or fails, or the
             directory holds another corpus.
     """
     corpus = parent / "LibriSpeech"

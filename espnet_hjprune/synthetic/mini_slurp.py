@@ -176,7 +176,7 @@ def make_mini_slurp(corpus: Path, config: MiniSlurpConfig, nj: int = 2) -> bool:
         Whether the corpus was made.
 
     Raises:
-        HJPruneError: The templates have too few sentences, a synthesiser is missing or fails, or
+        HJPruneError: the templates have too few sentences, a synthesiser is missing or fails, or
             the directory holds another corpus.
     """
     if is_made(corpus, config):

@@ -90,18 +90,18 @@ def pretrain(
     """Train an upstream's checkpoint and save it in the same format.
 
     Args:
-        upstream: The s3prl upstream that reads it, such as ``wav2vec2_local``.
-        checkpoint: The checkpoint to start from.
-        output: The checkpoint to write.
-        data_dir: A data directory; its wav.scp has plain files.
-        text: The table in it that has the words.
-        config: The training.
+        upstream: the s3prl upstream that reads it, such as ``wav2vec2_local``.
+        checkpoint: the checkpoint to start from.
+        output: the checkpoint to write.
+        data_dir: a data directory; its wav.scp has plain files.
+        text: the table in it that has the words.
+        config: the training.
 
     Returns:
         The mean loss of the last epoch.
 
     Raises:
-        HJPruneError: A file is missing or not of the upstream, or an utterance has no words.
+        HJPruneError: a file is missing or not of the upstream, or an utterance has no words.
     """
     if config.epochs < 1:
         raise HJPruneError("--epochs must be at least 1")

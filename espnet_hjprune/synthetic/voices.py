@@ -49,9 +49,12 @@ def _run(command: Sequence[str]) -> bytes:
 
 
 class Voice(Protocol):
-    """A speaker: a synthesiser's voice with a gender (``m`` or ``f``)."""
+    """A speaker: a voice of a synthesiser."""
 
-    gender: str
+    @property
+    def gender(self) -> str:
+        """``m`` or ``f``."""
+        ...
 
     def wave(self, text: str) -> bytes:
         """``text`` spoken, as the content of a WAV file."""
@@ -67,9 +70,9 @@ class EspeakVoice:
     """A voice of espeak-ng.
 
     Attributes:
-        name: Language and variant, such as ``en-us+f2``.
+        name: language and variant, such as ``en-us+f2``.
         gender: ``m`` or ``f``.
-        rate: Words per minute.
+        rate: words per minute.
         pitch: 0 ... 99.
     """
 
@@ -97,10 +100,10 @@ class FliteVoice:
     """A voice of flite.
 
     Attributes:
-        name: One of those that ``flite -lv`` lists, such as ``slt``.
+        name: one of those that ``flite -lv`` lists, such as ``slt``.
         gender: ``m`` or ``f``.
-        stretch: Factor on all durations.
-        pitch: Mean fundamental frequency in Hz.
+        stretch: factor on all durations.
+        pitch: mean fundamental frequency in Hz.
     """
 
     name: str
@@ -128,10 +131,10 @@ class SyntheticRecording:
     """One audio file to make.
 
     Attributes:
-        path: The file; its suffix is the format.
-        text: What is said.
-        voice: Who says it.
-        snr_db: Signal-to-noise ratio in dB of added noise; None for a clean recording.
+        path: the file; its suffix is the format.
+        text: what is said.
+        voice: who says it.
+        snr_db: signal-to-noise ratio in dB of added noise; None for a clean recording.
     """
 
     path: Path
@@ -180,7 +183,7 @@ def record_all(
     """Make all recordings, ``nj`` at a time, and return their lengths in seconds.
 
     Raises:
-        HJPruneError: A synthesiser is missing or failed.
+        HJPruneError: a synthesiser is missing or failed.
     """
     with ProcessPoolExecutor(nj) as pool:
         lengths = pool.map(partial(_record, rate=rate, seed=seed), recordings, chunksize=8)

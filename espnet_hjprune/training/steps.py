@@ -44,7 +44,7 @@ def training_options(arguments: Sequence[str]) -> dict[str, Any]:
     """The options of :data:`DEFAULTS` among command-line arguments of ESPnet's training.
 
     Raises:
-        HJPruneError: One of them has no value or no number where it needs one.
+        HJPruneError: one of them has no value or no number where it needs one.
     """
     parser = argparse.ArgumentParser(
         add_help=False,

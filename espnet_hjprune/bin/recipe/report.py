@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write and print the report.
 
     Raises:
-        HJPruneError: Options that do not fit together, or results that are missing.
+        HJPruneError: options that do not fit together, or results that are missing.
     """
     args = get_parser().parse_args(argv)
     test_sets = [name for group in args.test_sets for name in group.split()]

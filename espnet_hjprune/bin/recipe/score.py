@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Score and log one line with the result.
 
     Raises:
-        HJPruneError: Bad input, or sclite is missing or fails.
+        HJPruneError: bad input, or sclite is missing or fails.
     """
     args = get_parser().parse_args(argv)
     tokenize = scoring_tokenizer(args.type, args.token_type, args.bpemodel)
