@@ -36,6 +36,7 @@ SETS = {"train": ("train", SYNTHETIC), "devel": ("devel",), "test": ("test",)}
 PUBLISHED = {"train": 50627, SYNTHETIC: 69253, "devel": 8690, "test": 13078}
 SYNTHETIC_SPEAKER = "synthetic"
 UNKNOWN_SPEAKER = "unknown"
+# Files that a message names, of all that it is about.
 NAMED = 5
 
 
@@ -64,6 +65,7 @@ def metadata_path(corpus: Path) -> Path:
 
 
 def _read(path: Path) -> str:
+    """Read a text file of the corpus."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

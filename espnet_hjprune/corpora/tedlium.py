@@ -71,6 +71,7 @@ def read_stm(path: Path) -> Iterator[StmLine]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith(";;"):
             continue
+        # Filled up with empty words, so that a line that is too short fails by its times.
         talk, _, speaker, start, end, *rest = [*line.split(), *[""] * 5]
         try:
             times = float(start), float(end)
@@ -106,6 +107,7 @@ def find_test(corpus: Path) -> Path:
 
 
 def _audio(directory: Path, talk: str) -> str:
+    """Find the audio file of a talk."""
     for suffix in AUDIO_SUFFIXES:
         path = directory / "sph" / f"{talk}{suffix}"
         if path.exists():

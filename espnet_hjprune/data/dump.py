@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from espnet_hjprune.atomic import replaced_directory, write_text
+from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.data import audio
 from espnet_hjprune.data.datadir import read_segments, read_table, speaker_table, write_table
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.progress import progress_bar
 
 AUDIO_FORMATS = ("flac", "wav", "flac.ark")
+# Utterances that a process converts in one go, and that share a directory or an ark file.
 MAX_CHUNK = 500
 
 
@@ -24,7 +26,7 @@ class AudioFormat:
     """What to make: a format of :data:`AUDIO_FORMATS`, a rate in Hz, and limits in seconds."""
 
     name: str = "flac"
-    rate: int = 16000
+    rate: int = SAMPLE_RATE
     min_seconds: float = 0.0
     max_seconds: float = float("inf")
 
@@ -54,7 +56,7 @@ class FormattedAudio:
 
     Attributes:
         location: its entry in wav.scp; empty when it was left out.
-        samples: its length.
+        samples: its length at the new rate.
         skipped: why its audio cannot be used; empty when it can.
         too_short_or_long: left out because of its length.
         resampled: it had another rate.
@@ -207,7 +209,7 @@ def format_data(source: Path, output: Path, form: AudioFormat, nj: int = 4) -> i
         source: a data directory with wav.scp, text, utt2spk and, where utterances are parts of
             recordings, segments.
         output: the directory to make; a former one is replaced as a whole.
-        form: the format.
+        form: format, rate and limits.
         nj: number of processes.
 
     Returns:
@@ -220,6 +222,7 @@ def format_data(source: Path, output: Path, form: AudioFormat, nj: int = 4) -> i
     text, utt2spk = (read_table(source / name) for name in ("text", "utt2spk"))
     _check_tables(source, sources, text, utt2spk)
     items = sorted(sources.items())
+    # Eight chunks a process: the last ones end at about the same time.
     size = min(max(len(items) // (8 * nj), 1), MAX_CHUNK)
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
     with replaced_directory(output) as directory:

@@ -49,7 +49,11 @@ def build_tokenizer(token_type: str, bpemodel: str | Path | None = None) -> Toke
 
 
 def build_detokenizer(token_type: str, bpemodel: str | Path | None = None) -> Detokenizer:
-    """Return the function that joins tokens to a text; see :func:`build_tokenizer`."""
+    """Return the function that joins tokens to a text.
+
+    Raises:
+        HJPruneError: as :func:`build_tokenizer`.
+    """
     if token_type == "char":
         return lambda tokens: "".join(" " if token == SPACE else token for token in tokens)
     if token_type == "word":

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
 
 # What the units that have layers are called in figures.
 UNIT_TITLES = {"conv": "CNN channels", "head": "attention heads", "ffn": "FFN units"}
-# Of the numbers on the bars, in points; the panel's height only decides where a number fits.
+# Size of the numbers on the bars in points, and the width of a digit of DejaVu Sans, 0.636 em.
 _NUMBER_SIZE = 7.5
 _DIGIT_WIDTH = 0.64 * _NUMBER_SIZE
+# In points, roughly; it only decides whether a number fits into its bar.
 _PANEL_HEIGHT = 150.0
+# Width of a bar as a share of a layer's.
 _BAR = 0.8
 
 
@@ -111,6 +113,7 @@ def plot_architecture(summary: Mapping[str, Any], path: str | Path) -> Path:
         figure = new_figure(inches, 3.6)
         axes = figure.subplots(1, 3, gridspec_kw={"width_ratios": n_layers})
         for axis, panel in zip(axes, panels, strict=True):
+            # 72 points an inch; labels and margins leave some 85 % of the width.
             slot = 72 * 0.85 * inches * max(len(panel[1]), 6) / sum(n_layers) / len(panel[1])
             _draw_layers(axis, *panel, slot)
         headline(
@@ -278,6 +281,7 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
         true: sum(count for (expected, _), count in confusion.counts.items() if expected == true)
         for true in labels
     }
+    # Inches: a cell holds its number, and a character of a label takes 0.066.
     cell = 0.24 if size > 24 else 0.34
     longest = max(map(len, labels)) * 0.066
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):

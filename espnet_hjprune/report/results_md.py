@@ -52,10 +52,18 @@ METRICS = {
 
 @dataclass(frozen=True)
 class DecodedModel:
-    """A decoded model: its scores by type and set, its cost, and its decoding time.
+    """A decoded model with its cost and its quality.
 
-    ``macs`` and ``params`` are those of the speech encoder, without the task's head.
-    ``confusions`` by set is empty unless the task is classification.
+    Attributes:
+        name: what it is called in tables and figures.
+        exp_dir: its experiment's directory.
+        decode_tag: the directory below it that holds the decoded sets.
+        macs: multiply-accumulates of the speech encoder, without the task's head.
+        params: parameters of the speech encoder.
+        macs_removed: share of the unpruned model's MACs.
+        scores: counts of errors by type (``wer``, ``cer``, ``ter``) and set.
+        decoding: computation and audio of all sets together.
+        confusions: labels by set; empty unless the task is classification.
     """
 
     name: str

@@ -95,7 +95,11 @@ def count_confusion(reference: Mapping[str, str], hypothesis: Mapping[str, str])
 
 
 def read_confusion(reference: str | Path, hypothesis: str | Path) -> Confusion:
-    """Count from two ``utterance label`` files; see :func:`count_confusion`."""
+    """Count from two ``utterance label`` files.
+
+    Raises:
+        HJPruneError: as :func:`count_confusion`, or a file is missing or malformed.
+    """
     return count_confusion(read_table(reference), read_table(hypothesis))
 
 

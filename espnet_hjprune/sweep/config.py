@@ -185,6 +185,7 @@ def _as_text(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _check_named_options(values: Any, option: str) -> None:
+    """Check options of the recipe by name of a method or upstream."""
     if not isinstance(values, Mapping):
         raise HJPruneError(f"{option} has lines 'name: {{option: value}}'")
     for name, options in values.items():
@@ -194,6 +195,7 @@ def _check_named_options(values: Any, option: str) -> None:
 
 
 def _check_options(options: Any, option: str) -> None:
+    """Check options of the recipe; ``option`` is what errors call them."""
     if not isinstance(options, Mapping):
         raise HJPruneError(f"{option} is {options!r}, but has lines 'option: value' of the recipe")
     for name, value in options.items():

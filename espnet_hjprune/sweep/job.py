@@ -177,6 +177,7 @@ def _run(
     environment: Mapping[str, str],
     groups: ProcessGroups,
 ) -> int:
+    """Run a command in a process group of its own and return its exit status."""
     process = subprocess.Popen(
         command,
         cwd=directory,
@@ -198,6 +199,7 @@ def _run(
 
 @contextmanager
 def _locked(lock: Path | None) -> Iterator[None]:
+    """Wait for a lock and hold it; ``None`` is no lock."""
     if lock is None:
         yield
         return

@@ -60,6 +60,7 @@ def sweep_table(record: SweepRecord, upstream: str) -> list[list[str]]:
 
 
 def _with_spread(group: SweptGroup, test_set: str) -> str:
+    """Mean and deviation of the metric, with the number of models where some lack the set."""
     count = len(group.values(test_set))
     if count == 0:
         return "-"

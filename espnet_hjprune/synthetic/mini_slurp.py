@@ -34,6 +34,7 @@ from espnet_hjprune.synthetic.voices import (
 )
 
 SPEAKERS = 12
+# Speakers of a prompt.
 TAKES = 2
 FIRST_SPEAKER, FIRST_PROMPT, FIRST_RECORDING = 101, 1001, 1400000000
 
@@ -200,6 +201,7 @@ def make_mini_slurp(corpus: Path, config: MiniSlurpConfig, nj: int = 2) -> bool:
                         number += random.randint(1, 99)
                         takes.append((f"audio-{number}-headset.flac", usrid, voice, None))
                         if take == 0:
+                            # From a distance: the noise comes close to the speech.
                             snr = random.uniform(5.0, 15.0)
                             takes.append((f"audio-{number}.flac", usrid, voice, snr))
                     metadata[str(slurp_id)] = {

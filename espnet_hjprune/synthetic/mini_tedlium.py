@@ -108,7 +108,7 @@ def _join(
     lines: list[StmLine] = []
     now = 0.0
     for recording in recordings:
-        # Times in an stm file are in hundredths of a second.
+        # Times in an stm file are in hundredths of a second; speakers pause for 0.3 to 0.9 s.
         pause = np.zeros(random.randint(30, 90) * SAMPLE_RATE // 100, dtype=np.float32)
         speech = audio.read_mono(recording.path, SAMPLE_RATE)
         speech = np.pad(speech, (0, -len(speech) % (SAMPLE_RATE // 100)))

@@ -22,6 +22,7 @@ from zlib import crc32
 import numpy as np
 import soundfile
 
+from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.data import audio
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.progress import progress_bar
@@ -173,14 +174,21 @@ def _record(recording: SyntheticRecording, rate: int, seed: int) -> float:
     if peak == 0.0:
         raise HJPruneError(f"'{recording.text}' from {recording.voice} is silent")
     recording.path.parent.mkdir(parents=True, exist_ok=True)
+    # Loudness differs as that of real recordings does, and nothing is clipped.
     audio.write_audio(recording.path, samples * (random.uniform(0.3, 0.8) / peak), rate)
     return len(samples) / rate
 
 
 def record_all(
-    recordings: Sequence[SyntheticRecording], rate: int = 16000, seed: int = 0, nj: int = 2
+    recordings: Sequence[SyntheticRecording], rate: int = SAMPLE_RATE, seed: int = 0, nj: int = 2
 ) -> list[float]:
     """Make all recordings, ``nj`` at a time, and return their lengths in seconds.
+
+    Args:
+        recordings: what to make.
+        rate: sampling rate of the files in Hz.
+        seed: of noise, loudness and the small differences between a speaker's utterances.
+        nj: number of processes.
 
     Raises:
         HJPruneError: a synthesiser is missing or failed.

@@ -64,6 +64,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def _name_and_exp(model: str) -> tuple[str, Path]:
+    """Split ``NAME=EXP``."""
     name, found, exp_dir = model.partition("=")
     if not (name and found and exp_dir):
         raise HJPruneError(f"--model '{model}' is not of the form NAME=EXP; write both")
