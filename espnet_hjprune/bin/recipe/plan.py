@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--train_config", type=Path, required=True, help="ESPnet's YAML file")
-    parser.add_argument("--shape_dir", type=Path, required=True, help="made by bin.recipe.shapes")
+    parser.add_argument("--shape_dir", type=Path, required=True, help="made by recipe.shapes")
     parser.add_argument("--token_type", choices=TOKEN_TYPES, required=True, help="names text_shape")
     parser.add_argument("--ngpu", type=int, default=0, help="number of GPUs per machine")
     parser.add_argument("--num_nodes", type=int, default=1, help="number of machines")
