@@ -20,9 +20,6 @@ PARTS: tuple[Part, ...] = get_args(Part)
 # The criterion whose targets are separate ones for the parts.
 SEPARATE = "sepsize"
 
-# What stands for a target: itself, its text, or what YAML and JSON make of a number or a mapping.
-TargetLike: TypeAlias = "Target | str | float | Mapping[str, float]"
-
 
 @dataclass(frozen=True)
 class Target:
@@ -97,6 +94,10 @@ class Target:
         if not self.separate:
             return texts[0]
         return " ".join(f"{part}={text}" for part, text in zip(PARTS, texts, strict=True))
+
+
+# What stands for a target: itself, its text, or what YAML and JSON make of a number or a mapping.
+TargetLike: TypeAlias = Target | str | float | Mapping[str, float]
 
 
 def parse_targets(value: TargetLike, option: str = "targets") -> tuple[Target, ...]:
