@@ -11,8 +11,12 @@ from pathlib import Path
 
 @contextmanager
 def replaced_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name to write; the file takes the place of ``path`` when all went well."""
+    """Give a temporary name to write; the file takes the place of ``path`` when all went well.
+
+    After an error nothing of it is left and ``path`` is as it was. The directory must be there.
+    """
     path = Path(path)
+    # The process's number keeps two runs that write the same file apart.
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -22,25 +26,33 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replaced_directory(target: str | Path) -> Iterator[Path]:
-    """Give an empty directory to fill; it takes the place of ``target`` when all went well.
+def scratch_directory(path: str | Path) -> Iterator[Path]:
+    """Make an empty directory called ``path`` that is gone afterwards, whatever happened.
 
-    After an error nothing of it is left and ``target`` is as it was. What a killed run leaves
+    What a killed run left under this name is removed first. Its parents are made where missing.
+    """
+    path = Path(path)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def replaced_directory(path: str | Path) -> Iterator[Path]:
+    """Give an empty directory to fill; it takes the place of ``path`` when all went well.
+
+    After an error nothing of it is left and ``path`` is as it was. What a killed run leaves
     behind is removed by the next one.
     """
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    path = Path(path)
+    with scratch_directory(path.with_name(f".{path.name}.tmp")) as temporary:
         yield temporary
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    if target.exists():
-        shutil.rmtree(target)
-    temporary.rename(target)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
 
 
 def write_text(path: str | Path, content: str) -> None:

@@ -14,7 +14,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """Read a configuration of ESPnet.
 
     Raises:
-        HJPruneError: The file is missing or is no YAML mapping.
+        HJPruneError: the file is missing or is no YAML mapping.
     """
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

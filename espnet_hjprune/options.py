@@ -18,7 +18,7 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any] | None, option: str)
     Raises:
         HJPruneError: an unknown key, named together with ``option`` and the known keys.
     """
-    known = {f.name: f.type for f in fields(cls)}  # type: ignore[arg-type]
+    known = {f.name: str(f.type) for f in fields(cls)}  # type: ignore[arg-type]
     if values is not None and not isinstance(values, Mapping):
         raise HJPruneError(f"{option} is {values!r}, but it has options: {', '.join(known)}")
     values = dict(values or {})
@@ -28,8 +28,10 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any] | None, option: str)
             f"{option} has no option {', '.join(unknown)}; it takes {', '.join(known)}"
         )
     for name, value in values.items():
-        if known[name] in ("int", "float"):
-            values[name] = _number(value, known[name], f"{option}.{name}")
+        kind = known[name]
+        # Annotations are texts where a module has postponed them, as all of ours have.
+        if kind == "int" or kind == "float":
+            values[name] = _number(value, kind, f"{option}.{name}")
     return cls(**values)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from espnet_hjprune.scoring.sclite import make_tokenizer, score_set
+from espnet_hjprune.scoring.sclite import score_set, scoring_tokenizer
 
 DENSE = {"conv": [512] * 7, "head": [12] * 12, "ffn": [3072] * 12, "hidden": 768}
 KEPT = {
@@ -124,7 +124,7 @@ def write_decoded(
                 reference,
                 hypothesis,
                 utt2spk,
-                make_tokenizer(score_type),
+                scoring_tokenizer(score_type),
                 directory / f"score_{score_type}",
             )
         (directory / "logdir").mkdir()

@@ -23,7 +23,7 @@ from espnet_hjprune.data.dump import AudioFormat, format_data
 from espnet_hjprune.data.tokens import build_tokenizer, count_tokens, read_texts, write_token_list
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.scoring.sclite import find_sclite
-from espnet_hjprune.synthetic.mini_librispeech import MiniConfig, make_corpus
+from espnet_hjprune.synthetic.mini_librispeech import MiniLibriSpeechConfig, make_mini_librispeech
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 
@@ -180,7 +180,7 @@ DECODING = {"beam_size": 2, "ctc_weight": 0.3, "maxlenratio": 0.05}
 def recipe(tmp_path_factory) -> Path:
     """A recipe's directory after data preparation, as ESPnet's asr.sh leaves it."""
     directory = tmp_path_factory.mktemp("recipe")
-    make_corpus(directory, MiniConfig(COUNTS))
+    make_mini_librispeech(directory, MiniLibriSpeechConfig(COUNTS))
     parts = list(COUNTS)
     librispeech.prepare(directory / "LibriSpeech", directory / "data", parts, check_counts=False)
     for name in ("train_clean_100", "dev", "test_clean"):

@@ -24,7 +24,7 @@ from espnet_hjprune.data.dump import AUDIO_FORMATS, AudioFormat, format_data
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.synthetic import voices as synthesis
 from espnet_hjprune.synthetic.grammar import COMMANDS, Grammar
-from espnet_hjprune.synthetic.mini_librispeech import MiniConfig, make_corpus
+from espnet_hjprune.synthetic.mini_librispeech import MiniLibriSpeechConfig, make_mini_librispeech
 
 ROOT = Path(__file__).parents[1]
 LOCAL = ROOT / "egs2/librispeech_100/asr1/local"
@@ -41,7 +41,7 @@ COUNTS = {
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory LibriSpeech of a tiny synthetic corpus; copy it before changing it."""
     directory = tmp_path_factory.mktemp("mini")
-    assert make_corpus(directory, MiniConfig(COUNTS))
+    assert make_mini_librispeech(directory, MiniLibriSpeechConfig(COUNTS))
     return directory / "LibriSpeech"
 
 
@@ -121,7 +121,7 @@ def test_mini_corpus_is_like_librispeech(mini: Path) -> None:
     readers: set[str] = set()
     texts: list[str] = []
     for part, count in COUNTS.items():
-        utterances = librispeech.read_part(mini, part)
+        utterances = librispeech.read_subset(mini, part)
         assert len(utterances) == count
         part_readers = {utterance.speaker for utterance in utterances}
         assert not readers & part_readers
@@ -142,10 +142,10 @@ def test_mini_corpus_is_like_librispeech(mini: Path) -> None:
 
 
 def test_mini_corpus_depends_on_the_seed_only(mini: Path, tmp_path: Path) -> None:
-    assert make_corpus(tmp_path / "same", MiniConfig(COUNTS), nj=1)
+    assert make_mini_librispeech(tmp_path / "same", MiniLibriSpeechConfig(COUNTS), nj=1)
     assert digests(tmp_path / "same/LibriSpeech") == digests(mini)
-    assert not make_corpus(tmp_path / "same", MiniConfig(COUNTS))
-    assert make_corpus(tmp_path / "same", MiniConfig(COUNTS, seed=1))
+    assert not make_mini_librispeech(tmp_path / "same", MiniLibriSpeechConfig(COUNTS))
+    assert make_mini_librispeech(tmp_path / "same", MiniLibriSpeechConfig(COUNTS, seed=1))
     changed = digests(tmp_path / "same/LibriSpeech")
     assert changed.keys() == digests(mini).keys()
     assert not set(changed.values()) & set(digests(mini).values())
@@ -154,7 +154,7 @@ def test_mini_corpus_depends_on_the_seed_only(mini: Path, tmp_path: Path) -> Non
 def test_mini_corpus_never_replaces_another_corpus(corpus: Path) -> None:
     (corpus / "mini.json").unlink()
     with pytest.raises(HJPruneError, match="no synthetic corpus"):
-        make_corpus(corpus.parent, MiniConfig(COUNTS))
+        make_mini_librispeech(corpus.parent, MiniLibriSpeechConfig(COUNTS))
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_mini_corpus_never_replaces_another_corpus(corpus: Path) -> None:
 def test_recordings_are_noisy_when_asked(voice: synthesis.Voice, tmp_path: Path) -> None:
     clean, noisy = tmp_path / "clean/a.wav", tmp_path / "noisy/a.wav"
     recordings = [
-        synthesis.Recording(clean, "turn the lights off", voice),
-        synthesis.Recording(noisy, "turn the lights off", voice, snr_db=5.0),
+        synthesis.SyntheticRecording(clean, "turn the lights off", voice),
+        synthesis.SyntheticRecording(noisy, "turn the lights off", voice, snr_db=5.0),
     ]
     seconds = synthesis.record_all(recordings, rate=16000, nj=1)
     first, second = (soundfile.read(path)[0] for path in (clean, noisy))
@@ -177,7 +177,9 @@ def test_recordings_are_noisy_when_asked(voice: synthesis.Voice, tmp_path: Path)
 def test_unknown_voice_and_missing_synthesiser_are_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recording = synthesis.Recording(tmp_path / "a.wav", "x", synthesis.EspeakVoice("none", "f"))
+    recording = synthesis.SyntheticRecording(
+        tmp_path / "a.wav", "x", synthesis.EspeakVoice("none", "f")
+    )
     with pytest.raises(HJPruneError, match="espeak-ng -v none"):
         synthesis.record_all([recording], nj=1)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -272,7 +274,7 @@ def server(mini: Path, tmp_path: Path):
         for name in ("SPEAKERS.TXT", "dev-clean"):
             tar.add(mini / name, f"LibriSpeech/{name}")
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
-    catalogue = {"dev-clean": librispeech.Part(archive.stat().st_size, md5, 2)}
+    catalogue = {"dev-clean": librispeech.Archive(archive.stat().st_size, md5, 2)}
     with serve(directory, archive.name) as (url, handler):
         yield url, handler, catalogue
 
@@ -292,7 +294,7 @@ def test_download_resumes_checks_and_unpacks(server, mini: Path, tmp_path: Path)
 
 def test_download_refuses_what_is_not_the_file(server, tmp_path: Path) -> None:
     url, _, catalogue = server
-    wrong = {"dev-clean": librispeech.Part(catalogue["dev-clean"].bytes, "0" * 32, 2)}
+    wrong = {"dev-clean": librispeech.Archive(catalogue["dev-clean"].bytes, "0" * 32, 2)}
     with pytest.raises(HJPruneError, match="has not the checksum md5:0000"):
         librispeech.download(tmp_path / "a", ["dev-clean"], url, wrong)
     assert not list((tmp_path / "a").iterdir())

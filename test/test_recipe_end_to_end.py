@@ -9,7 +9,7 @@ import torch
 import yaml
 from recipe_runs import RecipeCopy, copy_recipe, read_text, sclite_error_rate
 
-from espnet_hjprune.scoring.decoding_log import read_decoding_time
+from espnet_hjprune.scoring.decoding_time import read_decoding_time
 
 MINI = (
     "--num_train 48 --num_dev_clean 4 --num_dev_other 4 --num_test_clean 6 --num_test_other 4 "

@@ -23,14 +23,14 @@ from espnet_hjprune.corpora import slurp
 from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.synthetic import mini_slurp
-from espnet_hjprune.synthetic.mini_slurp import MiniConfig, make_corpus
+from espnet_hjprune.synthetic.mini_slurp import MiniSlurpConfig, make_mini_slurp
 from espnet_hjprune.synthetic.templates import phrases
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 from espnet_hjprune.upstream.s3prl_source import load_upstream
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "egs2/slurp/asr1"
-CONFIG = MiniConfig({"train": 20, "train_synthetic": 5, "devel": 4, "test": 6})
+CONFIG = MiniSlurpConfig({"train": 20, "train_synthetic": 5, "devel": 4, "test": 6})
 LABELS = {"_".join(intent) for intent in mini_slurp.INTENTS}
 
 
@@ -38,7 +38,7 @@ LABELS = {"_".join(intent) for intent in mini_slurp.INTENTS}
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny synthetic corpus; copy it before changing it."""
     corpus = tmp_path_factory.mktemp("mini") / "slurp"
-    assert make_corpus(corpus, CONFIG)
+    assert make_mini_slurp(corpus, CONFIG)
     return corpus
 
 
@@ -105,16 +105,16 @@ def test_mini_corpus_depends_on_the_seed_only(mini: Path, tmp_path: Path) -> Non
             if path.is_file()
         }
 
-    assert make_corpus(tmp_path / "same", CONFIG, nj=1)
+    assert make_mini_slurp(tmp_path / "same", CONFIG, nj=1)
     assert digests(tmp_path / "same") == digests(mini)
-    assert not make_corpus(tmp_path / "same", CONFIG)
+    assert not make_mini_slurp(tmp_path / "same", CONFIG)
 
 
 def test_mini_corpus_needs_enough_sentences(tmp_path: Path) -> None:
     with pytest.raises(HJPruneError, match="at least 10 prompts in train"):
-        MiniConfig({"train": 9, "devel": 1, "test": 1})
+        MiniSlurpConfig({"train": 9, "devel": 1, "test": 1})
     with pytest.raises(HJPruneError, match=r"sentences only, and 1\d\d are asked for"):
-        make_corpus(tmp_path / "slurp", MiniConfig({"train": 1000, "devel": 1, "test": 1}))
+        make_mini_slurp(tmp_path / "slurp", MiniSlurpConfig({"train": 1000, "devel": 1, "test": 1}))
     assert not (tmp_path / "slurp").exists()
 
 

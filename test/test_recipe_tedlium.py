@@ -14,7 +14,7 @@ from espnet_hjprune.data.datadir import read_segments, read_table
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.synthetic import mini_librispeech
 from espnet_hjprune.synthetic.grammar import Grammar
-from espnet_hjprune.synthetic.mini_tedlium import MiniTalksConfig, make_talks
+from espnet_hjprune.synthetic.mini_tedlium import MiniTedliumConfig, make_mini_tedlium
 
 LINES = """\
 ;; LABEL "o" "Overall" "Overall results"
@@ -124,10 +124,10 @@ def test_incomplete_copies_are_named(tmp_path):
 
 
 def test_talks_are_of_flite_and_of_other_sentences(tmp_path):
-    counts = {part: 2 for part in mini_librispeech.PARTS}
-    taken = mini_librispeech.sentences(mini_librispeech.MiniConfig(counts))
+    counts = {part: 2 for part in mini_librispeech.SUBSETS}
+    taken = mini_librispeech.sentences(mini_librispeech.MiniLibriSpeechConfig(counts))
     assert len(taken) == 10
-    assert make_talks(tmp_path, MiniTalksConfig(6), taken)
+    assert make_mini_tedlium(tmp_path, MiniTedliumConfig(6), taken)
     prepare(tmp_path, tmp_path / "data", check_count=False)
     made = tmp_path / "data" / "test_tedlium"
     texts = read_table(made / "text")
@@ -144,11 +144,11 @@ def test_talks_are_of_flite_and_of_other_sentences(tmp_path):
                 assert np.abs(samples[start:end]).max() > 0.25
                 spoken[start:end] = True
         assert not samples[~spoken].any()
-    assert not make_talks(tmp_path, MiniTalksConfig(6), taken)
-    assert make_talks(tmp_path, MiniTalksConfig(6, seed=1), taken)
+    assert not make_mini_tedlium(tmp_path, MiniTedliumConfig(6), taken)
+    assert make_mini_tedlium(tmp_path, MiniTedliumConfig(6, seed=1), taken)
     assert set(read_table(made / "text").values()) == set(texts.values())
     more = taken | {next(iter(texts.values()))}
-    assert make_talks(tmp_path, MiniTalksConfig(6), more)
+    assert make_mini_tedlium(tmp_path, MiniTedliumConfig(6), more)
     prepare(tmp_path, tmp_path / "data", check_count=False)
     assert not set(read_table(made / "text").values()) & more
 
@@ -156,15 +156,15 @@ def test_talks_are_of_flite_and_of_other_sentences(tmp_path):
 def test_talks_need_sentences_that_are_left(tmp_path):
     grammar = Grammar((("A", "B"), ("C", "D")))
     with pytest.raises(HJPruneError, match="has only 3 sentences left for 4"):
-        make_talks(tmp_path, MiniTalksConfig(4), {"A C"}, grammar=grammar)
+        make_mini_tedlium(tmp_path, MiniTedliumConfig(4), {"A C"}, grammar=grammar)
     with pytest.raises(HJPruneError, match="at least one utterance in test_tedlium"):
-        MiniTalksConfig(0)
+        MiniTedliumConfig(0)
     assert not list(tmp_path.iterdir())
 
 
 def test_data_sh_prepares_a_release_where_one_is_given(tmp_path):
-    counts = {part: 1 for part in mini_librispeech.PARTS}
-    mini_librispeech.make_corpus(tmp_path, mini_librispeech.MiniConfig(counts))
+    counts = {part: 1 for part in mini_librispeech.SUBSETS}
+    mini_librispeech.make_mini_librispeech(tmp_path, mini_librispeech.MiniLibriSpeechConfig(counts))
     make_release(tmp_path / "test")
     recipe = copy_local(tmp_path / "asr1", "librispeech_100/asr1", f"LIBRISPEECH={tmp_path}\n")
     assert data_sh(recipe).returncode == 0

@@ -131,7 +131,7 @@ def test_unknown_tokens_are_mentioned(data: Path, caplog: pytest.LogCaptureFixtu
     assert "'TOMORROW'" in caplog.text
 
 
-# Steps
+# TrainingSteps
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from espnet_hjprune.scoring.confusion import (
     count_confusion,
     read_confusion,
 )
-from espnet_hjprune.scoring.sclite import make_tokenizer, score_set
+from espnet_hjprune.scoring.sclite import score_set, scoring_tokenizer
 
 label = st.sampled_from(["alarm_set", "alarm_remove", "play_music", "iot_coffee"])
 
@@ -90,7 +90,7 @@ def decoded_labels(exp: Path, labels: dict[str, str], error_rate: float) -> None
     decoded = exp / "decode_slu/test"
     write_table(decoded / "text", hypothesis)
     speakers = dict.fromkeys(labels, "s")
-    score_set(labels, hypothesis, speakers, make_tokenizer("wer"), decoded / "score_wer")
+    score_set(labels, hypothesis, speakers, scoring_tokenizer("wer"), decoded / "score_wer")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from espnet_hjprune.bin.recipe import score
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.scoring import sclite as scoring
-from espnet_hjprune.scoring.sclite import make_tokenizer, parse_result, score_set, trn_line
+from espnet_hjprune.scoring.sclite import parse_result, score_set, scoring_tokenizer, trn_line
 
 # Whatever has a meaning in a trn file must be counted as plain text.
 word = st.text(alphabet="abcé'<>@{}();*/-▁#\\", min_size=1, max_size=4)
@@ -50,7 +50,7 @@ def run_sclite(pairs: list[tuple[list[str], list[str]]], out_dir: Path, kind: st
     reference = {f"u{i:02d}": " ".join(r) for i, (r, _) in enumerate(pairs)}
     hypothesis = {f"u{i:02d}": " ".join(h) for i, (_, h) in enumerate(pairs)}
     utt2spk = {utterance: f"s{int(utterance[1:]) % 3}" for utterance in reference}
-    return score_set(reference, hypothesis, utt2spk, make_tokenizer(kind), out_dir)
+    return score_set(reference, hypothesis, utt2spk, scoring_tokenizer(kind), out_dir)
 
 
 pairs_of = st.lists(nearly_right(), min_size=1, max_size=8).filter(lambda p: any(r for r, _ in p))
@@ -230,14 +230,15 @@ def test_ids_that_sclite_cannot_tell_apart_are_refused(tmp_path):
     ("kind", "token_type", "bpemodel", "message"),
     [
         ("ter", None, None, "needs --token_type"),
-        ("ter", "bpe", None, "needs --bpemodel"),
-        ("ter", "bpe", "no.model", "existing file: 'no.model'"),
+        ("ter", "phn", None, "token type 'phn' is unknown; it is char, bpe, word"),
+        ("ter", "bpe", None, "model None does not exist; give --bpemodel"),
+        ("ter", "bpe", "no.model", "model no.model does not exist; give --bpemodel"),
         ("ter", "bpe", __file__, "is no sentencepiece model"),
     ],
 )
 def test_tokenizer_options(kind, token_type, bpemodel, message):
     with pytest.raises(HJPruneError, match=message):
-        make_tokenizer(kind, token_type, bpemodel)
+        scoring_tokenizer(kind, token_type, bpemodel)
 
 
 def test_unfinished_result_is_refused(tmp_path):

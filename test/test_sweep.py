@@ -117,6 +117,7 @@ def test_points_of_the_grids(recipe):
         "a-macs-0.4-seed3",
         "b-macs-0.4",
     ]
+    assert str(points[4].targets[0]) == points[4].target == "cnn=0.5 transformer=0.3"
     assert dict(points[5].options) == {
         "mini": "true",
         "ngpu": "0",
@@ -136,7 +137,10 @@ def test_points_of_the_grids(recipe):
         ({"grids": [{"methods": ["macs"]}]}, r"grids\[0\] has no targets"),
         ({"grids": [{"methods": ["x"], "targets": [0.1]}]}, "has x, but methods of the sweep are"),
         ({"grids": [{"methods": "macs", "targets": [0.1]}]}, "methods is a list"),
-        ({"grids": [{"methods": ["macs"], "targets": [1.5]}]}, "give shares between 0 and 1"),
+        (
+            {"grids": [{"methods": ["macs"], "targets": [1.5]}]},
+            r"targets\[0\] is 1\.5; it must lie between",
+        ),
         ({"grids": [{"methods": ["macs"], "targets": [0.1], "seeds": ["x"]}]}, "whole numbers"),
         ({"methods": {"macs": {"stage": 3}}}, "methods.macs.stage: the sweep sets this option"),
         ({"methods": {"macs": ["size"]}}, "has lines 'option: value'"),
@@ -146,8 +150,12 @@ def test_points_of_the_grids(recipe):
             "has the target 0.4 both in '0.4' and in '0.2 0.4'",
         ),
         ({"grids": [{"methods": ["macs"], "targets": ["0.4 0.2"]}]}, "which does not rise"),
-        ({"grids": [{"methods": ["sepsize"], "targets": [0.4]}]}, "criterion sepsize, and to no"),
-        ({"grids": [{"methods": ["sepsize"], "targets": ["cnn=0.4"]}]}, "criterion sepsize, and"),
+        ({"grids": [{"methods": ["sepsize"], "targets": [0.4]}]}, "when the criterion is sepsize"),
+        ({"grids": [{"methods": ["sepsize"], "targets": ["cnn=0.4"]}]}, "and one for transformer"),
+        (
+            {"grids": [{"methods": ["macs"], "targets": [{"cnn": 0.4, "transformer": 0.4}]}]},
+            "targets for macs is one number when the criterion is macs",
+        ),
         ({"grids": [{"methods": [["macs"]], "targets": [0.4]}]}, r"has \['macs'\], but methods"),
         (
             {"methods": CONFIG["methods"] | {"size": {"criterion": "macs", "ramp_epochs": 3}}},

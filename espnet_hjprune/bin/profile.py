@@ -6,13 +6,13 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
-from espnet_hjprune.pruning.cost import ModuleCost, Part, config_counts, module_costs
+from espnet_hjprune.pruning.cost import ModuleCost, config_counts, module_costs
+from espnet_hjprune.target import PARTS, Part
 from espnet_hjprune.upstream.architectures import ARCHITECTURES, architecture
 
 
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for module in modules:
         share = module.macs / macs
         print(f"{module.name:{width}}  {module.macs / 1e9:9.3f}  {share:6.1%}  {module.params:12,}")
-    for part in get_args(Part):
+    for part in PARTS:
         part_macs, part_params = totals(modules, part)
         print(f"{part:{width}}  {part_macs / 1e9:9.3f}  {part_macs / macs:6.1%}  {part_params:12,}")
     print(f"{'total':{width}}  {macs / 1e9:9.3f}  {1:6.1%}  {params:12,}")

@@ -19,11 +19,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from espnet_hjprune.atomic import scratch_directory
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.progress import progress_bar
 
+# Bytes read at a time: few enough for a smooth progress bar.
 BLOCK = 1 << 20
+# Seconds that a server may be silent.
 TIMEOUT = 60.0
+# Tries of a file, with pauses of 2, 4, ... seconds between them.
 ATTEMPTS = 5
 
 
@@ -32,8 +36,8 @@ class RemoteFile:
     """A file on the web.
 
     Attributes:
-        url: Where it is.
-        bytes: Its size.
+        url: where it is.
+        bytes: its size.
         checksum: ``md5:`` and its MD5 sum, or ``git:`` and the SHA-1 of the git blob it is.
     """
 
@@ -66,7 +70,7 @@ def fetch_json(url: str) -> Any:
     """Download a small JSON document.
 
     Raises:
-        HJPruneError: The server does not give it, or it is no JSON.
+        HJPruneError: the server does not give it, or it is no JSON.
     """
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
@@ -82,7 +86,7 @@ def _transfer(url: str, partial: Path, size: int) -> None:
     """Fetch what ``partial`` lacks of ``size`` bytes, or all if the server cannot resume.
 
     Raises:
-        OSError: The server refuses, or the connection ended early.
+        OSError: the server refuses, or the connection ended early.
     """
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -100,29 +104,30 @@ def _transfer(url: str, partial: Path, size: int) -> None:
         raise ConnectionError(f"only {partial.stat().st_size} of {size} bytes came")
 
 
-def fetch(remote: RemoteFile, target: Path) -> None:
-    """Download a file to ``target``, going on where an earlier try stopped.
+def fetch(remote: RemoteFile, path: Path) -> None:
+    """Download a file to ``path``, going on where an earlier try stopped.
 
     The file gets its name only after its checksum was right.
 
     Raises:
-        HJPruneError: The server does not give the file, it is not the expected one, or the disk is
+        HJPruneError: the server does not give the file, it is not the expected one, or the disk is
             too small.
     """
     url, size = remote.url, remote.bytes
-    if target.exists():
-        if target.stat().st_size == size and has_checksum(target, remote.checksum):
+    if path.exists():
+        if path.stat().st_size == size and has_checksum(path, remote.checksum):
             return
-        raise HJPruneError(f"{target} is not the file of {url} ({remote.checksum}); remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.part")
+        raise HJPruneError(f"{path} is not the file of {url} ({remote.checksum}); remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Kept after an error, other than what atomic.py writes: the next try goes on with it.
+    partial = path.with_name(f"{path.name}.part")
     for attempt in range(1, ATTEMPTS + 1):
         have = partial.stat().st_size if partial.exists() else 0
         if have >= size:
             break
-        if shutil.disk_usage(target.parent).free < size - have:
+        if shutil.disk_usage(path.parent).free < size - have:
             raise HJPruneError(
-                f"{target.parent} has not the {size / 1e9:.1f} GB that {url} needs; make room, or "
+                f"{path.parent} has not the {size / 1e9:.1f} GB that {url} needs; make room, or "
                 "name a directory of another disk in db.sh"
             )
         try:
@@ -132,7 +137,7 @@ def fetch(remote: RemoteFile, target: Path) -> None:
             if refused or attempt == ATTEMPTS:
                 raise HJPruneError(
                     f"{url} cannot be downloaded ({error}); run the stage again, or put the file "
-                    f"at {target} yourself"
+                    f"at {path} yourself"
                 ) from None
             logging.warning("%s: %s; attempt %d of %d", url, error, attempt, ATTEMPTS)
             time.sleep(2 * attempt)
@@ -141,7 +146,7 @@ def fetch(remote: RemoteFile, target: Path) -> None:
         raise HJPruneError(
             f"what came from {url} has not the checksum {remote.checksum}; run the stage again"
         )
-    partial.replace(target)
+    partial.replace(path)
 
 
 @contextlib.contextmanager
@@ -149,17 +154,13 @@ def unpacked(archive: Path) -> Iterator[Path]:
     """Give a temporary directory beside ``archive`` with its content, to be moved elsewhere.
 
     Raises:
-        HJPruneError: The archive cannot be unpacked, or lacks what the caller moves.
+        HJPruneError: the archive cannot be unpacked, or lacks what the caller moves.
     """
-    temporary = archive.with_name(f".{archive.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        logging.info("unpacking %s", archive)
-        with tarfile.open(archive) as tar:
-            tar.extractall(temporary, filter="data")
-        yield temporary
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise HJPruneError(f"{archive} cannot be unpacked: {error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with scratch_directory(archive.with_name(f".{archive.name}.tmp")) as content:
+        try:
+            logging.info("unpacking %s", archive)
+            with tarfile.open(archive) as tar:
+                tar.extractall(content, filter="data")
+            yield content
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise HJPruneError(f"{archive} cannot be unpacked: {error}") from None

@@ -1,6 +1,6 @@
-"""The LibriSpeech corpus on disk: its parts, its layout, and data directories made from it.
+"""The LibriSpeech corpus on disk: its subsets, its layout, and data directories made from it.
 
-Layout: ``LibriSpeech/SPEAKERS.TXT`` and ``LibriSpeech/<part>/<reader>/<chapter>/`` with
+Layout: ``LibriSpeech/SPEAKERS.TXT`` and ``LibriSpeech/<subset>/<reader>/<chapter>/`` with
 ``<reader>-<chapter>-<number>.flac`` files and one ``<reader>-<chapter>.trans.txt``.
 """
 
@@ -20,7 +20,7 @@ BASE_URL = "https://www.openslr.org/resources/12"
 
 
 @dataclass(frozen=True)
-class Part:
+class Archive:
     """One archive of the corpus: size in bytes, MD5 sum, and what it holds."""
 
     bytes: int
@@ -28,55 +28,55 @@ class Part:
     utterances: int
 
 
-PARTS = {
-    "train-clean-100": Part(6387309499, "2a93770f6d5c6c964bc36631d331a522", 28539),
-    "dev-clean": Part(337926286, "42e2234ba48799c1f50f24a7926300a1", 2703),
-    "dev-other": Part(314305928, "c8d0bcc9cca99d4f8b62fcc847357931", 2864),
-    "test-clean": Part(346663984, "32fa31d27d2e1cad72775fee3f4849a9", 2620),
-    "test-other": Part(328757843, "fb5a50374b501bb3bac4815ee91d3135", 2939),
+SUBSETS = {
+    "train-clean-100": Archive(6387309499, "2a93770f6d5c6c964bc36631d331a522", 28539),
+    "dev-clean": Archive(337926286, "42e2234ba48799c1f50f24a7926300a1", 2703),
+    "dev-other": Archive(314305928, "c8d0bcc9cca99d4f8b62fcc847357931", 2864),
+    "test-clean": Archive(346663984, "32fa31d27d2e1cad72775fee3f4849a9", 2620),
+    "test-other": Archive(328757843, "fb5a50374b501bb3bac4815ee91d3135", 2939),
 }
 
 
 def download(
     directory: Path,
-    parts: Sequence[str] = tuple(PARTS),
+    subsets: Sequence[str] = tuple(SUBSETS),
     base_url: str = BASE_URL,
-    catalogue: Mapping[str, Part] = PARTS,
+    catalogue: Mapping[str, Archive] = SUBSETS,
 ) -> None:
-    """Complete ``directory/LibriSpeech``: parts that are there already stay as they are.
+    """Complete ``directory/LibriSpeech``: subsets that are there already stay as they are.
 
     Archives stay in ``directory``; one that is there already is used.
 
     Raises:
-        HJPruneError: See :func:`~espnet_hjprune.corpora.download.fetch`.
+        HJPruneError: see :func:`~espnet_hjprune.corpora.download.fetch`.
     """
     corpus = directory / "LibriSpeech"
-    for part in parts:
-        if (corpus / part).is_dir():
-            logging.info("%s is there already", corpus / part)
+    for subset in subsets:
+        if (corpus / subset).is_dir():
+            logging.info("%s is there already", corpus / subset)
             continue
-        archive = directory / f"{part}.tar.gz"
-        published = catalogue[part]
+        archive = directory / f"{subset}.tar.gz"
+        published = catalogue[subset]
         url = f"{base_url}/{archive.name}"
         fetch(RemoteFile(url, published.bytes, f"md5:{published.md5}"), archive)
         with unpacked(archive) as content:
             corpus.mkdir(exist_ok=True)
             for path in (content / "LibriSpeech").glob("*.TXT"):
                 path.replace(corpus / path.name)
-            # Last, because a part that is there counts as complete.
-            (content / "LibriSpeech" / part).rename(corpus / part)
+            # Last, because a subset that is there counts as complete.
+            (content / "LibriSpeech" / subset).rename(corpus / subset)
 
 
-def data_name(part: str) -> str:
-    """The name of a part's data directory, such as ``test_clean``."""
-    return part.replace("-", "_")
+def data_name(subset: str) -> str:
+    """The name of a subset's data directory, such as ``test_clean``."""
+    return subset.replace("-", "_")
 
 
 def read_genders(path: Path) -> dict[str, str]:
     """Read SPEAKERS.TXT (``id | sex | subset | minutes | name``): reader -> ``m`` or ``f``.
 
     Raises:
-        HJPruneError: The file is missing or a line has another form.
+        HJPruneError: the file is missing or a line has another form.
     """
     genders: dict[str, str] = {}
     try:
@@ -120,13 +120,13 @@ def _read_chapter(directory: Path) -> Iterator[Utterance]:
         yield Utterance(utt_id, reader, str(audio[utt_id]), transcripts[utt_id])
 
 
-def read_part(corpus: Path, part: str) -> list[Utterance]:
-    """All utterances of ``corpus/part``; the speaker is the reader.
+def read_subset(corpus: Path, subset: str) -> list[Utterance]:
+    """All utterances of ``corpus/subset``; the speaker is the reader.
 
     Raises:
-        HJPruneError: The part is missing or empty, or audio and transcripts do not match.
+        HJPruneError: the subset is missing or empty, or audio and transcripts do not match.
     """
-    directory = corpus / part
+    directory = corpus / subset
     if not directory.is_dir():
         raise HJPruneError(
             f"{directory} does not exist; correct LIBRISPEECH in db.sh, or give --download true"
@@ -141,43 +141,43 @@ def read_part(corpus: Path, part: str) -> list[Utterance]:
     return utterances
 
 
-def prepare(corpus: Path, output: Path, parts: Sequence[str], check_counts: bool = True) -> None:
-    """Make a data directory of every part, and ``dev``, the validation set, of both dev parts.
+def prepare(corpus: Path, output: Path, subsets: Sequence[str], check_counts: bool = True) -> None:
+    """Make a data directory of every subset, and ``dev``, the validation set, of both dev subsets.
 
     Args:
-        corpus: The directory ``LibriSpeech``.
-        output: Where ``train_clean_100``, ``dev_clean``, ..., ``dev`` are made.
-        parts: Names from :data:`PARTS`.
-        check_counts: Warn about a part that has not as many utterances as LibriSpeech has.
+        corpus: the directory ``LibriSpeech``.
+        output: where ``train_clean_100``, ``dev_clean``, ..., ``dev`` are made.
+        subsets: names from :data:`SUBSETS`.
+        check_counts: warn about a subset that has not as many utterances as LibriSpeech has.
 
     Raises:
-        HJPruneError: See :func:`read_genders` and :func:`read_part`.
+        HJPruneError: see :func:`read_genders` and :func:`read_subset`.
     """
     genders = read_genders(corpus / "SPEAKERS.TXT")
-    for part in parts:
-        utterances = read_part(corpus, part)
+    for subset in subsets:
+        utterances = read_subset(corpus, subset)
         unknown = [utt for utt in utterances if utt.speaker not in genders]
         if unknown:
             raise HJPruneError(
-                f"reader {unknown[0].speaker} of {corpus / part} is not in "
+                f"reader {unknown[0].speaker} of {corpus / subset} is not in "
                 f"{corpus / 'SPEAKERS.TXT'}; add the reader there"
             )
-        count = write_data_dir(output / data_name(part), utterances, genders)
-        logging.info("%s: %d utterances", output / data_name(part), count)
-        if check_counts and count != PARTS[part].utterances:
+        count = write_data_dir(output / data_name(subset), utterances, genders)
+        logging.info("%s: %d utterances", output / data_name(subset), count)
+        if check_counts and count != SUBSETS[subset].utterances:
             logging.warning(
                 "%s has %d utterances, LibriSpeech has %d: the copy is not the whole set",
-                corpus / part,
+                corpus / subset,
                 count,
-                PARTS[part].utterances,
+                SUBSETS[subset].utterances,
             )
-    dev = [output / data_name(part) for part in parts if part.startswith("dev-")]
+    dev = [output / data_name(subset) for subset in subsets if subset.startswith("dev-")]
     if dev:
         logging.info("%s: %d utterances", output / "dev", combine_data_dirs(dev, output / "dev"))
 
 
-def write_transcripts(corpus: Path, part: str, texts: Mapping[str, str]) -> None:
-    """Write the ``*.trans.txt`` files of a part from transcripts by utterance.
+def write_transcripts(corpus: Path, subset: str, texts: Mapping[str, str]) -> None:
+    """Write the ``*.trans.txt`` files of a subset from transcripts by utterance.
 
     The utterances are called ``<reader>-<chapter>-<number>``.
     """
@@ -186,14 +186,14 @@ def write_transcripts(corpus: Path, part: str, texts: Mapping[str, str]) -> None
         reader, chapter, _ = utt_id.split("-")
         chapters.setdefault((reader, chapter), []).append(f"{utt_id} {texts[utt_id]}\n")
     for (reader, chapter), lines in chapters.items():
-        path = corpus / part / reader / chapter / f"{reader}-{chapter}.trans.txt"
+        path = corpus / subset / reader / chapter / f"{reader}-{chapter}.trans.txt"
         write_text(path, "".join(lines))
 
 
-def audio_path(corpus: Path, part: str, utt_id: str) -> Path:
+def audio_path(corpus: Path, subset: str, utt_id: str) -> Path:
     """Where the audio of an utterance ``<reader>-<chapter>-<number>`` is."""
     reader, chapter, _ = utt_id.split("-")
-    return corpus / part / reader / chapter / f"{utt_id}.flac"
+    return corpus / subset / reader / chapter / f"{utt_id}.flac"
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Reader:
 
     reader_id: str
     gender: str
-    part: str
+    subset: str
     minutes: float
     name: str
 
@@ -211,7 +211,7 @@ def write_readers(path: Path, readers: Iterable[Reader]) -> None:
     """Write SPEAKERS.TXT."""
     lines = [f";{'ID':<4}|SEX| {'SUBSET':<16} |MINUTES| NAME"]
     lines += [
-        f"{reader.reader_id:<4} | {reader.gender.upper()} | {reader.part:<16} "
+        f"{reader.reader_id:<4} | {reader.gender.upper()} | {reader.subset:<16} "
         f"| {reader.minutes:5.2f} | {reader.name}"
         for reader in readers
     ]

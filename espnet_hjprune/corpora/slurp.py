@@ -36,11 +36,12 @@ SETS = {"train": ("train", SYNTHETIC), "devel": ("devel",), "test": ("test",)}
 PUBLISHED = {"train": 50627, SYNTHETIC: 69253, "devel": 8690, "test": 13078}
 SYNTHETIC_SPEAKER = "synthetic"
 UNKNOWN_SPEAKER = "unknown"
+# Files that a message names, of all that it is about.
 NAMED = 5
 
 
 @dataclass(frozen=True)
-class Recording:
+class SlurpRecording:
     """One recording of a prompt: its file's name, the prompt's label and words."""
 
     file: str
@@ -64,6 +65,7 @@ def metadata_path(corpus: Path) -> Path:
 
 
 def _read(path: Path) -> str:
+    """Read a text file of the corpus."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -75,11 +77,11 @@ def _read(path: Path) -> str:
         raise HJPruneError(f"{path} is no UTF-8 text ({error.reason}); renew the copy") from None
 
 
-def read_recordings(corpus: Path, part: str) -> Iterator[Recording]:
+def read_recordings(corpus: Path, part: str) -> Iterator[SlurpRecording]:
     """The recordings that the annotations of a part list.
 
     Raises:
-        HJPruneError: The file is missing, or a line is not a prompt of SLURP.
+        HJPruneError: the file is missing, or a line is not a prompt of SLURP.
     """
     path = annotation_path(corpus, part)
     for number, line in enumerate(_read(path).splitlines(), 1):
@@ -99,14 +101,14 @@ def read_recordings(corpus: Path, part: str) -> Iterator[Recording]:
                 "scenario or action"
             )
         for file in files:
-            yield Recording(file, label, sentence)
+            yield SlurpRecording(file, label, sentence)
 
 
 def read_speakers(corpus: Path) -> dict[str, str]:
     """The speaker (``usrid``, such as ``FO-488``) of every recording in ``metadata.json``.
 
     Raises:
-        HJPruneError: The file is missing or has another form.
+        HJPruneError: the file is missing or has another form.
     """
     path = metadata_path(corpus)
     try:
@@ -122,12 +124,12 @@ def read_speakers(corpus: Path) -> dict[str, str]:
 
 
 def _present(
-    corpus: Path, part: str, recordings: Sequence[Recording], max_missing: float
-) -> list[Recording]:
+    corpus: Path, part: str, recordings: Sequence[SlurpRecording], max_missing: float
+) -> list[SlurpRecording]:
     """The recordings whose files are there; the others are counted and named.
 
     Raises:
-        HJPruneError: More than the share ``max_missing`` is not there.
+        HJPruneError: more than the share ``max_missing`` is not there.
     """
     directory = audio_dir(corpus, part)
     files = set(os.listdir(directory)) if directory.is_dir() else set()
@@ -146,9 +148,11 @@ def _present(
     return [recording for recording in recordings if recording.file in files]
 
 
-def _not_taken(path: Path, recordings: list[Recording], taken: set[str]) -> list[Recording]:
+def _not_taken(
+    path: Path, recordings: list[SlurpRecording], taken: set[str]
+) -> list[SlurpRecording]:
     """The recordings that no earlier line or set lists; SLURP lists one under two prompts."""
-    fresh: dict[str, Recording] = {}
+    fresh: dict[str, SlurpRecording] = {}
     twice = []
     for recording in recordings:
         if recording.file in taken or recording.file in fresh:
@@ -171,7 +175,7 @@ def _named(files: Sequence[str]) -> str:
 
 
 def _utterances(
-    corpus: Path, part: str, recordings: Sequence[Recording], speakers: Mapping[str, str]
+    corpus: Path, part: str, recordings: Sequence[SlurpRecording], speakers: Mapping[str, str]
 ) -> list[Utterance]:
     """Utterances called ``<speaker>-<file>``, the speaker without its hyphen."""
     utterances = []
@@ -237,16 +241,16 @@ def prepare(
     Beside each, ``<name>/transcript`` has the words of the prompts.
 
     Args:
-        corpus: The directory that holds ``dataset`` and ``audio``.
-        output: Where the directories are made.
-        use_synthetic: Add the synthetic recordings to ``train``.
-        max_missing: Share of listed recordings of a part that may be missing on disk.
-        drop_unseen: Leave out utterances of ``devel`` and ``test`` with a label that ``train``
+        corpus: the directory that holds ``dataset`` and ``audio``.
+        output: where the directories are made.
+        use_synthetic: add the synthetic recordings to ``train``.
+        max_missing: share of listed recordings of a part that may be missing on disk.
+        drop_unseen: leave out utterances of ``devel`` and ``test`` with a label that ``train``
             does not have, instead of refusing them.
-        check_counts: Warn about a part that has not as many utterances as SLURP has.
+        check_counts: warn about a part that has not as many utterances as SLURP has.
 
     Raises:
-        HJPruneError: The corpus is incomplete, or has labels that cannot be learned.
+        HJPruneError: the corpus is incomplete, or has labels that cannot be learned.
     """
     speakers = read_speakers(corpus)
     sets: dict[str, list[Utterance]] = {}
@@ -296,12 +300,12 @@ def download(
     ``audio``; what is there already stays as it is.
 
     Args:
-        corpus: The directory that gets ``dataset`` and ``audio``.
-        audio_record: Address of the record's description on Zenodo.
-        annotations: Address of the directory's listing on GitHub.
+        corpus: the directory that gets ``dataset`` and ``audio``.
+        audio_record: address of the record's description on Zenodo.
+        annotations: address of the directory's listing on GitHub.
 
     Raises:
-        HJPruneError: See :func:`~espnet_hjprune.corpora.download.fetch`.
+        HJPruneError: see :func:`~espnet_hjprune.corpora.download.fetch`.
     """
     files = [annotation_path(corpus, part) for part in PUBLISHED] + [metadata_path(corpus)]
     if not all(path.exists() for path in files):

@@ -36,7 +36,7 @@ GENDERS = {"male": "m", "female": "f", "f0_m": "m", "f0_f": "f"}
 
 
 @dataclass(frozen=True)
-class Spoken:
+class StmLine:
     """A line of an stm file: who says what, from ``start`` to ``end`` seconds of a talk."""
 
     talk: str
@@ -58,7 +58,7 @@ def normalise(words: str) -> str:
     return SUFFIX.sub("", plain).upper()
 
 
-def read_stm(path: Path) -> Iterator[Spoken]:
+def read_stm(path: Path) -> Iterator[StmLine]:
     """Read ``talk channel speaker start end <label> words``; comments are left out.
 
     Raises:
@@ -71,6 +71,7 @@ def read_stm(path: Path) -> Iterator[Spoken]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith(";;"):
             continue
+        # Filled up with empty words, so that a line that is too short fails by its times.
         talk, _, speaker, start, end, *rest = [*line.split(), *[""] * 5]
         try:
             times = float(start), float(end)
@@ -82,7 +83,7 @@ def read_stm(path: Path) -> Iterator[Spoken]:
                 "correct it"
             )
         label = rest.pop(0) if LABEL.fullmatch(rest[0]) else ""
-        yield Spoken(talk, speaker, *times, label, " ".join(rest).strip())
+        yield StmLine(talk, speaker, *times, label, " ".join(rest).strip())
 
 
 def find_test(corpus: Path) -> Path:
@@ -106,6 +107,7 @@ def find_test(corpus: Path) -> Path:
 
 
 def _audio(directory: Path, talk: str) -> str:
+    """Find the audio file of a talk."""
     for suffix in AUDIO_SUFFIXES:
         path = directory / "sph" / f"{talk}{suffix}"
         if path.exists():
@@ -153,17 +155,20 @@ def prepare(corpus: Path, output: Path, check_count: bool = True) -> None:
     """
     utterances, genders = read_test(find_test(corpus))
     speakers = {utterance.speaker for utterance in utterances}
-    target = output / DATA_NAME
+    directory = output / DATA_NAME
     known = genders if speakers <= genders.keys() else None
-    count = write_data_dir(target, utterances, known)
-    logging.info("%s: %d utterances", target, count)
+    count = write_data_dir(directory, utterances, known)
+    logging.info("%s: %d utterances", directory, count)
     if check_count and count != UTTERANCES:
         logging.warning(
-            "%s has %d utterances, releases 2 and 3 of TED-LIUM have %d", target, count, UTTERANCES
+            "%s has %d utterances, releases 2 and 3 of TED-LIUM have %d",
+            directory,
+            count,
+            UTTERANCES,
         )
 
 
-def write_stm(path: Path, lines: Iterable[Spoken]) -> None:
+def write_stm(path: Path, lines: Iterable[StmLine]) -> None:
     """Write the stm file of a talk."""
     text = "".join(
         f"{line.talk} 1 {line.speaker} {line.start:.2f} {line.end:.2f} {line.label} {line.words}\n"

@@ -46,7 +46,7 @@ def probe(path: str | Path) -> AudioInfo:
     """Read the header of an audio file and make sure that the last sample is there.
 
     Raises:
-        AudioError: The file is missing, empty, truncated or no audio.
+        AudioError: the file is missing, empty, truncated or no audio.
     """
     try:
         with soundfile.SoundFile(os.fspath(path)) as audio:
@@ -82,13 +82,13 @@ def read_mono(
     """Read the first channel of a file as float32 samples in [-1, 1] at ``rate`` Hz.
 
     Args:
-        path: The file.
-        rate: Of the result; audio of another rate is resampled.
-        start: Seconds to leave out.
-        end: Where to stop, in seconds; ``None`` for the end of the file.
+        path: the file.
+        rate: of the result; audio of another rate is resampled.
+        start: seconds to leave out.
+        end: where to stop, in seconds; ``None`` for the end of the file.
 
     Raises:
-        AudioError: The file cannot be decoded to its end, or starts later than ``start``.
+        AudioError: the file cannot be decoded to its end, or starts later than ``start``.
     """
     try:
         with soundfile.SoundFile(os.fspath(path)) as audio:

@@ -41,7 +41,7 @@ def read_table(path: str | Path) -> dict[str, str]:
     """Read ``key value`` lines; a line with a key only has the value ``""``.
 
     Raises:
-        HJPruneError: The file is missing, is no UTF-8 text, or has an empty line or a key twice.
+        HJPruneError: the file is missing, is no UTF-8 text, or has an empty line or a key twice.
     """
     path = Path(path)
     table: dict[str, str] = {}
@@ -70,7 +70,7 @@ def read_segments(path: str | Path) -> dict[str, Segment]:
     """Read ``utterance recording start end`` lines, times in seconds.
 
     Raises:
-        HJPruneError: The file is missing or a line has another form.
+        HJPruneError: the file is missing or a line has another form.
     """
     segments: dict[str, Segment] = {}
     for utt_id, value in read_table(path).items():
@@ -97,7 +97,7 @@ def speaker_table(utt2spk: Mapping[str, str]) -> dict[str, str]:
 
 
 def write_data_dir(
-    target: str | Path,
+    directory: str | Path,
     utterances: Iterable[Utterance],
     genders: Mapping[str, str] | None = None,
 ) -> int:
@@ -107,13 +107,13 @@ def write_data_dir(
     parts.
 
     Args:
-        target: The data directory; a former one is replaced as a whole.
-        utterances: The utterances in any order, all or none of them segments.
+        directory: the data directory; a former one is replaced as a whole.
+        utterances: the utterances in any order, all or none of them segments.
         genders: ``m`` or ``f`` of at least every speaker that occurs; ``None`` for a corpus that
             does not tell, which gets no spk2gender.
 
     Raises:
-        HJPruneError: An utterance occurs twice, or a speaker's gender is unknown.
+        HJPruneError: an utterance occurs twice, or a speaker's gender is unknown.
     """
     by_id: dict[str, Utterance] = {}
     for utterance in utterances:
@@ -128,31 +128,29 @@ def write_data_dir(
     unknown = [] if genders is None else sorted(speakers - genders.keys())
     if unknown:
         raise HJPruneError(f"the gender of speaker {unknown[0]} is unknown; add the speaker")
-    with replaced_directory(target) as directory:
+    with replaced_directory(directory) as new:
         segments = {key: value.segment for key, value in by_id.items() if value.segment}
         audio = {
             value.segment.recording if value.segment else key: value.audio
             for key, value in by_id.items()
         }
-        write_table(directory / "wav.scp", audio)
+        write_table(new / "wav.scp", audio)
         if segments:
             lines = {k: f"{s.recording} {s.start:.3f} {s.end:.3f}" for k, s in segments.items()}
-            write_table(directory / "segments", lines)
-        write_table(directory / "text", {key: value.text for key, value in by_id.items()})
-        write_table(directory / "utt2spk", utt2spk)
-        write_table(directory / "spk2utt", speaker_table(utt2spk))
+            write_table(new / "segments", lines)
+        write_table(new / "text", {key: value.text for key, value in by_id.items()})
+        write_table(new / "utt2spk", utt2spk)
+        write_table(new / "spk2utt", speaker_table(utt2spk))
         if genders is not None:
-            write_table(
-                directory / "spk2gender", {speaker: genders[speaker] for speaker in speakers}
-            )
+            write_table(new / "spk2gender", {speaker: genders[speaker] for speaker in speakers})
     return len(by_id)
 
 
-def combine_data_dirs(sources: Iterable[str | Path], target: str | Path) -> int:
+def combine_data_dirs(sources: Iterable[str | Path], directory: str | Path) -> int:
     """Join data directories into one; return its number of utterances.
 
     Raises:
-        HJPruneError: A file is missing, or an utterance is in two of the directories.
+        HJPruneError: a file is missing, or an utterance is in two of the directories.
     """
     utterances: list[Utterance] = []
     genders: dict[str, str] = {}
@@ -165,4 +163,4 @@ def combine_data_dirs(sources: Iterable[str | Path], target: str | Path) -> int:
             Utterance(utt_id, utt2spk[utt_id], audio, text[utt_id])
             for utt_id, audio in wav_scp.items()
         ]
-    return write_data_dir(target, utterances, genders)
+    return write_data_dir(directory, utterances, genders)

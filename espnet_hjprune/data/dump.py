@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from espnet_hjprune.atomic import replaced_directory, write_text
+from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.data import audio
 from espnet_hjprune.data.datadir import read_segments, read_table, speaker_table, write_table
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.progress import progress_bar
 
 AUDIO_FORMATS = ("flac", "wav", "flac.ark")
+# Utterances that a process converts in one go, and that share a directory or an ark file.
 MAX_CHUNK = 500
 
 
@@ -24,7 +26,7 @@ class AudioFormat:
     """What to make: a format of :data:`AUDIO_FORMATS`, a rate in Hz, and limits in seconds."""
 
     name: str = "flac"
-    rate: int = 16000
+    rate: int = SAMPLE_RATE
     min_seconds: float = 0.0
     max_seconds: float = float("inf")
 
@@ -40,7 +42,7 @@ class AudioFormat:
 
 
 @dataclass(frozen=True)
-class Source:
+class AudioSource:
     """Where an utterance's audio is: a file, or its part from ``start`` to ``end`` seconds."""
 
     path: str
@@ -49,16 +51,16 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Result:
+class FormattedAudio:
     """What became of an utterance.
 
     Attributes:
-        location: Its entry in wav.scp; empty when it was left out.
-        samples: Its length.
-        skipped: Why its audio cannot be used; empty when it can.
-        too_short_or_long: Left out because of its length.
-        resampled: It had another rate.
-        mixed: It had several channels, of which the first was taken.
+        location: its entry in wav.scp; empty when it was left out.
+        samples: its length at the new rate.
+        skipped: why its audio cannot be used; empty when it can.
+        too_short_or_long: left out because of its length.
+        resampled: it had another rate.
+        mixed: it had several channels, of which the first was taken.
     """
 
     location: str = ""
@@ -70,8 +72,8 @@ class Result:
 
 
 def _convert(
-    item: tuple[str, Source], target: AudioFormat, directory: Path, final_directory: Path
-) -> Result:
+    item: tuple[str, AudioSource], form: AudioFormat, directory: Path, final_directory: Path
+) -> FormattedAudio:
     """Check one utterance's audio and copy it into ``directory`` where it does not fit."""
     utt_id, source = item
     try:
@@ -80,56 +82,59 @@ def _convert(
         if source.end is not None:
             length = min(source.end, length) - source.start
         # What starts behind the end is refused when it is read.
-        if length > 0 and not target.min_seconds <= length <= target.max_seconds:
-            return Result(too_short_or_long=True)
-        resampled, mixed = info.rate != target.rate, info.channels > 1
-        fits = (info.container, info.subtype) == (target.container.upper(), "PCM_16")
-        if fits and source.end is None and not (resampled or mixed or target.is_ark):
-            return Result(source.path, info.frames)
-        samples = audio.read_mono(source.path, target.rate, source.start, source.end)
+        if length > 0 and not form.min_seconds <= length <= form.max_seconds:
+            return FormattedAudio(too_short_or_long=True)
+        resampled, mixed = info.rate != form.rate, info.channels > 1
+        fits = (info.container, info.subtype) == (form.container.upper(), "PCM_16")
+        if fits and source.end is None and not (resampled or mixed or form.is_ark):
+            return FormattedAudio(source.path, info.frames)
+        samples = audio.read_mono(source.path, form.rate, source.start, source.end)
     except audio.AudioError as error:
-        return Result(skipped=str(error))
+        return FormattedAudio(skipped=str(error))
     directory.mkdir(parents=True, exist_ok=True)
-    if target.is_ark:
+    if form.is_ark:
         import kaldiio
 
         ark = directory / "data_wav.ark"
         start = ark.stat().st_size if ark.exists() else 0
         kaldiio.save_ark(
             str(ark),
-            {utt_id: (samples, target.rate)},
+            {utt_id: (samples, form.rate)},
             append=True,
             write_function="soundfile",
-            write_kwargs={"format": target.container, "subtype": "PCM_16"},
+            write_kwargs={"format": form.container, "subtype": "PCM_16"},
         )
         # The position of the data is behind the key and a space.
         offset = start + len(f"{utt_id} ".encode())
         location = f"{final_directory / ark.name}:{offset}"
     else:
-        path = directory / f"{utt_id}.{target.container}"
-        audio.write_audio(path, samples, target.rate)
+        path = directory / f"{utt_id}.{form.container}"
+        audio.write_audio(path, samples, form.rate)
         location = str(final_directory / path.name)
-    return Result(location, len(samples), resampled=resampled, mixed=mixed)
+    return FormattedAudio(location, len(samples), resampled=resampled, mixed=mixed)
 
 
 def _convert_chunk(
-    job: tuple[int, Sequence[tuple[str, Source]]], target: AudioFormat, root: Path, final_root: Path
-) -> list[Result]:
+    job: tuple[int, Sequence[tuple[str, AudioSource]]],
+    form: AudioFormat,
+    root: Path,
+    final_root: Path,
+) -> list[FormattedAudio]:
     """Convert the utterances of one chunk, which shares a directory and an ark file."""
     number, items = job
     name = f"format.{number}"
-    return [_convert(item, target, root / name, final_root / name) for item in items]
+    return [_convert(item, form, root / name, final_root / name) for item in items]
 
 
-def read_sources(directory: Path) -> dict[str, Source]:
+def read_audio_sources(directory: Path) -> dict[str, AudioSource]:
     """Where the audio of every utterance of a data directory is, by ``wav.scp`` and ``segments``.
 
     Raises:
-        HJPruneError: A file is missing or wrong, or a segment's recording is not in wav.scp.
+        HJPruneError: a file is missing or wrong, or a segment's recording is not in wav.scp.
     """
     files = read_table(directory / "wav.scp")
     if not (directory / "segments").exists():
-        return {utt_id: Source(file) for utt_id, file in files.items()}
+        return {utt_id: AudioSource(file) for utt_id, file in files.items()}
     sources = {}
     for utt_id, segment in read_segments(directory / "segments").items():
         if segment.recording not in files:
@@ -137,12 +142,12 @@ def read_sources(directory: Path) -> dict[str, Source]:
                 f"{segment.recording} of {directory}/segments has no audio in {directory}/wav.scp; "
                 "add it"
             )
-        sources[utt_id] = Source(files[segment.recording], segment.start, segment.end)
+        sources[utt_id] = AudioSource(files[segment.recording], segment.start, segment.end)
     return sources
 
 
 def _check_tables(
-    source: Path, sources: dict[str, Source], text: dict[str, str], utt2spk: dict[str, str]
+    source: Path, sources: dict[str, AudioSource], text: dict[str, str], utt2spk: dict[str, str]
 ) -> None:
     """Every utterance needs audio as a file, a transcript and a speaker."""
     listed = source / ("segments" if (source / "segments").exists() else "wav.scp")
@@ -169,17 +174,17 @@ def _check_tables(
         )
 
 
-def _report(source: Path, results: dict[str, Result], target: AudioFormat) -> None:
+def _report(source: Path, results: dict[str, FormattedAudio], form: AudioFormat) -> None:
     """Say what was changed and what was left out."""
     skipped = {utt_id: result.skipped for utt_id, result in results.items() if result.skipped}
     for utt_id, reason in skipped.items():
         logging.warning("utterance %s is left out: %s", utt_id, reason)
     counts = {
         "left out because their audio is unusable": len(skipped),
-        f"left out because they are not {target.min_seconds:g} to {target.max_seconds:g} s long": (
+        f"left out because they are not {form.min_seconds:g} to {form.max_seconds:g} s long": (
             sum(result.too_short_or_long for result in results.values())
         ),
-        f"resampled to {target.rate} Hz": sum(result.resampled for result in results.values()),
+        f"resampled to {form.rate} Hz": sum(result.resampled for result in results.values()),
         "reduced to their first channel": sum(result.mixed for result in results.values()),
     }
     for what, count in counts.items():
@@ -193,7 +198,7 @@ def _report(source: Path, results: dict[str, Result], target: AudioFormat) -> No
         )
 
 
-def format_data(source: Path, output: Path, target: AudioFormat, nj: int = 4) -> int:
+def format_data(source: Path, output: Path, form: AudioFormat, nj: int = 4) -> int:
     """Make a directory that training reads from a data directory.
 
     It gets wav.scp, text, utt2spk, spk2utt, utt2num_samples, feats_type and audio_format. A file
@@ -201,29 +206,30 @@ def format_data(source: Path, output: Path, target: AudioFormat, nj: int = 4) ->
     audio is named, left out and counted.
 
     Args:
-        source: A data directory with wav.scp, text, utt2spk and, where utterances are parts of
+        source: a data directory with wav.scp, text, utt2spk and, where utterances are parts of
             recordings, segments.
-        output: The directory to make; a former one is replaced as a whole.
-        target: The format.
-        nj: Number of processes.
+        output: the directory to make; a former one is replaced as a whole.
+        form: format, rate and limits.
+        nj: number of processes.
 
     Returns:
         The number of utterances in ``output``.
 
     Raises:
-        HJPruneError: An utterance lacks a transcript, a speaker or a file, or none is usable.
+        HJPruneError: an utterance lacks a transcript, a speaker or a file, or none is usable.
     """
-    sources = read_sources(source)
+    sources = read_audio_sources(source)
     text, utt2spk = (read_table(source / name) for name in ("text", "utt2spk"))
     _check_tables(source, sources, text, utt2spk)
     items = sorted(sources.items())
+    # Eight chunks a process: the last ones end at about the same time.
     size = min(max(len(items) // (8 * nj), 1), MAX_CHUNK)
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
     with replaced_directory(output) as directory:
         convert = partial(
-            _convert_chunk, target=target, root=directory / "data", final_root=output / "data"
+            _convert_chunk, form=form, root=directory / "data", final_root=output / "data"
         )
-        results: dict[str, Result] = {}
+        results: dict[str, FormattedAudio] = {}
         with (
             ProcessPoolExecutor(nj) as pool,
             progress_bar(total=len(items), desc=f"format {source.name}", unit="utt") as progress,
@@ -232,7 +238,7 @@ def format_data(source: Path, output: Path, target: AudioFormat, nj: int = 4) ->
             for chunk, chunk_results in zip(chunks, converted, strict=True):
                 results |= {utt_id: r for (utt_id, _), r in zip(chunk, chunk_results, strict=True)}
                 progress.update(len(chunk))
-        _report(source, results, target)
+        _report(source, results, form)
         kept = {utt_id: result for utt_id, result in results.items() if result.location}
         write_table(directory / "wav.scp", {utt_id: r.location for utt_id, r in kept.items()})
         write_table(
@@ -243,5 +249,5 @@ def format_data(source: Path, output: Path, target: AudioFormat, nj: int = 4) ->
         write_table(directory / "utt2spk", kept_speakers)
         write_table(directory / "spk2utt", speaker_table(kept_speakers))
         write_text(directory / "feats_type", "raw\n")
-        write_text(directory / "audio_format", f"{target.name}\n")
+        write_text(directory / "audio_format", f"{form.name}\n")
     return len(kept)

@@ -23,17 +23,17 @@ def write_shapes(
     """Write ``speech_shape`` (samples) and ``text_shape.<token_type>`` (tokens, vocabulary size).
 
     Args:
-        data_dir: A directory with utt2num_samples and text.
-        token_list: The token list, whose lines are the vocabulary.
+        data_dir: a directory with utt2num_samples and text.
+        token_list: the token list, whose lines are the vocabulary.
         token_type: ``char``, ``bpe`` or ``word``.
-        output: Directory to write to.
-        bpemodel: The sentencepiece model; for ``bpe`` only.
+        output: directory to write to.
+        bpemodel: the sentencepiece model; for ``bpe`` only.
 
     Returns:
         The number of utterances.
 
     Raises:
-        HJPruneError: A file is missing, or text and audio have not the same utterances.
+        HJPruneError: a file is missing, or text and audio have not the same utterances.
     """
     samples, texts = read_table(data_dir / "utt2num_samples"), read_table(data_dir / "text")
     lonely = sorted(samples.keys() ^ texts.keys())

@@ -48,6 +48,12 @@ def perturb_speed(source: Path, output: Path, factors: Sequence[float], nj: int 
 
     Utterances and speakers of a copy are called ``sp<factor>-<name>``; factor 1 is the original.
 
+    Args:
+        source: a data directory with wav.scp, text and utt2spk.
+        output: the directory to make; a former one is replaced as a whole.
+        factors: speeds, between 0.5 and 2.
+        nj: number of processes.
+
     Returns:
         The number of utterances in ``output``.
 
@@ -79,6 +85,7 @@ def perturb_speed(source: Path, output: Path, factors: Sequence[float], nj: int 
             prefix = f"sp{factor:g}-"
             copies = directory / "wav" / f"sp{factor:g}"
             copies.mkdir(parents=True)
+            # Few at a time, for a smooth progress bar; many enough not to wait for one another.
             done = pool.map(
                 partial(_perturb, factor=factor, directory=copies), wav_scp.items(), chunksize=16
             )

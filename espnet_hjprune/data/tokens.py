@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_hjprune.atomic import write_text
+from espnet_hjprune.atomic import replaced_file, write_text
 from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.errors import HJPruneError
 
@@ -30,38 +30,58 @@ def build_tokenizer(token_type: str, bpemodel: str | Path | None = None) -> Toke
     """Return the function that splits a text.
 
     Args:
-        token_type: One of :data:`TOKEN_TYPES`.
-        bpemodel: The sentencepiece model; for ``bpe`` only.
+        token_type: one of :data:`TOKEN_TYPES`.
+        bpemodel: the sentencepiece model; for ``bpe`` only.
 
     Raises:
-        HJPruneError: The model is missing.
+        HJPruneError: an unknown type, or the model is missing or is none.
+
+    Example:
+        >>> build_tokenizer("char")("AN I")
+        ['A', 'N', '<space>', 'I']
     """
     if token_type == "char":
         return lambda text: [SPACE if character == " " else character for character in text]
     if token_type == "word":
         return str.split
-    return _load_bpe(bpemodel).encode_as_pieces
+    pieces: Tokenizer = _load_bpe(token_type, bpemodel).encode_as_pieces
+    return pieces
 
 
 def build_detokenizer(token_type: str, bpemodel: str | Path | None = None) -> Detokenizer:
-    """Return the function that joins tokens to a text; options as in :func:`build_tokenizer`."""
+    """Return the function that joins tokens to a text.
+
+    Raises:
+        HJPruneError: as :func:`build_tokenizer`.
+    """
     if token_type == "char":
         return lambda tokens: "".join(" " if token == SPACE else token for token in tokens)
     if token_type == "word":
         return " ".join
-    model = _load_bpe(bpemodel)
+    model = _load_bpe(token_type, bpemodel)
     return lambda tokens: model.decode_pieces(list(tokens))
 
 
-def _load_bpe(bpemodel: str | Path | None) -> sentencepiece.SentencePieceProcessor:
+def _load_bpe(token_type: str, bpemodel: str | Path | None) -> sentencepiece.SentencePieceProcessor:
+    """Load the model of ``bpe``, the one token type that has one."""
+    if token_type != "bpe":
+        raise HJPruneError(
+            f"the token type {token_type!r} is unknown; it is {', '.join(TOKEN_TYPES)}"
+        )
     if bpemodel is None or not Path(bpemodel).is_file():
         raise HJPruneError(
             f"the sentencepiece model {bpemodel} does not exist; give --bpemodel, or run stage 2"
         )
+    # Imported here: only this token type pays for it.
     import sentencepiece
 
     model = sentencepiece.SentencePieceProcessor()
-    model.load(str(bpemodel))
+    try:
+        model.load(str(bpemodel))
+    except (RuntimeError, OSError):
+        raise HJPruneError(
+            f"{bpemodel} is no sentencepiece model; give another --bpemodel, or run stage 2 again"
+        ) from None
     return model
 
 
@@ -69,7 +89,7 @@ def read_texts(path: str | Path) -> list[str]:
     """The transcripts of a ``text`` table.
 
     Raises:
-        HJPruneError: The table is missing or has no utterance, or an utterance has no transcript.
+        HJPruneError: the table is missing or has no utterance, or an utterance has no transcript.
     """
     table = read_table(path)
     if not table:
@@ -90,13 +110,13 @@ def train_bpe(texts: Iterable[str], prefix: str | Path, size: int, mode: str) ->
     """Train a sentencepiece model, write ``<prefix>.model`` and return its pieces in order.
 
     Args:
-        texts: The training text.
-        prefix: Path without ``.model``.
-        size: Number of pieces, sentencepiece's three control pieces included.
+        texts: the training text.
+        prefix: path without ``.model``.
+        size: number of pieces, sentencepiece's three control pieces included.
         mode: ``unigram`` or ``bpe``.
 
     Raises:
-        HJPruneError: The text does not allow for that many pieces.
+        HJPruneError: the text does not allow for that many pieces.
     """
     import sentencepiece
 
@@ -118,9 +138,8 @@ def train_bpe(texts: Iterable[str], prefix: str | Path, size: int, mode: str) ->
         ) from None
     path = Path(f"{prefix}.model")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(model.getvalue())
-    temporary.replace(path)
+    with replaced_file(path) as partial:
+        partial.write_bytes(model.getvalue())
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     return [
         processor.id_to_piece(index)
@@ -140,7 +159,7 @@ def read_token_list(path: str | Path) -> list[str]:
     """The lines of a token list.
 
     Raises:
-        HJPruneError: The file is missing or lacks ``<blank>``, ``<unk>`` or ``<sos/eos>``.
+        HJPruneError: the file is missing or lacks ``<blank>``, ``<unk>`` or ``<sos/eos>``.
     """
     try:
         tokens = Path(path).read_text(encoding="utf-8").split("\n")[:-1]

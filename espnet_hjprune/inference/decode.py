@@ -21,7 +21,7 @@ from espnet_hjprune.inference.beam import BeamSearch
 from espnet_hjprune.inference.config import DecodeConfig
 from espnet_hjprune.inference.greedy import Hypothesis, greedy_search
 from espnet_hjprune.inference.model import FIRST_LABEL, Recogniser
-from espnet_hjprune.scoring.decoding_log import DecodingTime, write_timing
+from espnet_hjprune.scoring.decoding_time import DecodingTime, write_timing
 
 
 def read_samples(location: str, is_ark: bool) -> torch.Tensor:

@@ -9,10 +9,10 @@ from typing import Any
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.options import build_dataclass
+from espnet_hjprune.target import Target, TargetLike
 
 UNITS = ("conv", "head", "ffn", "hidden")
 CRITERIA = ("macs", "size", "sepsize")
-PARTS = ("cnn", "transformer")
 STEPS = ("ramp_steps", "hold_steps", "rise_steps")
 
 
@@ -26,7 +26,7 @@ class PruningConfig:
         criterion: ``macs`` and ``size`` (parameters) of the whole encoder, or ``sepsize``, the
             parameters of CNN and Transformer apart (paper Eq. 9).
         target_sparsity: share of the cost to remove; for ``sepsize`` a mapping with ``cnn`` and
-            ``transformer``.
+            ``transformer``, or any form that :meth:`.Target.parse` reads.
         earlier_targets: rising targets before ``target_sparsity``, each held for a while, so that
             one training gives a model for each of them.
         ramp_steps: optimiser steps over which the target rises linearly from 0.
@@ -46,8 +46,8 @@ class PruningConfig:
 
     units: list[str] = field(default_factory=lambda: list(UNITS))
     criterion: str = "macs"
-    target_sparsity: float | dict[str, float] = 0.4
-    earlier_targets: list[float | dict[str, float]] = field(default_factory=list)
+    target_sparsity: TargetLike = 0.4
+    earlier_targets: list[TargetLike] = field(default_factory=list)
     ramp_steps: int = 2230
     hold_steps: int = 0
     rise_steps: int = 0
@@ -102,13 +102,11 @@ class PruningConfig:
         for number, level in enumerate(self.levels):
             last = number == len(self.earlier_targets)
             place = "target_sparsity" if last else f"earlier_targets[{number}]"
-            for name, target in level.items():
-                option = f"{place}.{name}" if name else place
-                if not isinstance(target, int | float) or not 0 < target < 1:
-                    raise HJPruneError(f"pruning.{option} is {target}; it must lie between 0 and 1")
-                if target < before[name]:
+            for name, share in level.items():
+                if share < before[name]:
+                    option = f"{place}.{name}" if name else place
                     raise HJPruneError(
-                        f"pruning.{option} is {target}, below the {before[name]} before it; give "
+                        f"pruning.{option} is {share}, below the {before[name]} before it; give "
                         "rising targets"
                     )
             before = level
@@ -128,7 +126,8 @@ class PruningConfig:
         """Target of every constraint; the single constraint's name is empty.
 
         Raises:
-            HJPruneError: the form of ``target_sparsity`` does not fit the criterion.
+            HJPruneError: ``target_sparsity`` is no target, or of another form than the
+                criterion's.
         """
         return self._by_constraint(self.target_sparsity, "target_sparsity")
 
@@ -137,7 +136,7 @@ class PruningConfig:
         """The targets of every constraint one after another, the final ones last.
 
         Raises:
-            HJPruneError: the form of one does not fit the criterion.
+            HJPruneError: one is no target, or of another form than the criterion's.
         """
         earlier = [
             self._by_constraint(target, f"earlier_targets[{number}]")
@@ -145,19 +144,8 @@ class PruningConfig:
         ]
         return [*earlier, self.targets]
 
-    def _by_constraint(self, target: Any, option: str) -> dict[str, float]:
-        if self.criterion == "sepsize":
-            if not isinstance(target, Mapping) or set(target) != set(PARTS):
-                raise HJPruneError(
-                    f"pruning.{option} needs a value for cnn and one for transformer when "
-                    "the criterion is sepsize"
-                )
-            return {part: target[part] for part in PARTS}
-        if isinstance(target, Mapping):
-            raise HJPruneError(
-                f"pruning.{option} is one number when the criterion is {self.criterion}"
-            )
-        return {"": target}
+    def _by_constraint(self, target: TargetLike, option: str) -> dict[str, float]:
+        return Target.parse(target, f"pruning.{option}", self.criterion).by_name()
 
     @property
     def samples(self) -> int:

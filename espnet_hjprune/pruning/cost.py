@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.relative import SUMMANDS
+from espnet_hjprune.target import Part
 
-Part = Literal["cnn", "transformer"]
 BIAS_GATE_OUTPUTS = 2 * SUMMANDS
 # A whole number, or a tensor with an expected number.
 Count = Any

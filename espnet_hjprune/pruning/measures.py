@@ -10,11 +10,11 @@ from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import (
     Count,
-    Part,
     UnitCounts,
     config_counts,
     encoder_cost,
 )
+from espnet_hjprune.target import Part
 
 PART_UNITS = {"cnn": ("conv",), "transformer": ("head", "ffn", "hidden")}
 

@@ -24,7 +24,7 @@ from espnet_hjprune.drawing import (
     save,
 )
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.report.results import method_name
+from espnet_hjprune.report.results_md import method_name
 from espnet_hjprune.training.training_log import TrainingLog
 
 if TYPE_CHECKING:
@@ -32,10 +32,14 @@ if TYPE_CHECKING:
 
     from espnet_hjprune.scoring.confusion import Confusion
 
-# Of the numbers on the bars, in points; the panel's height only decides where a number fits.
+# What the units that have layers are called in figures.
+UNIT_TITLES = {"conv": "CNN channels", "head": "attention heads", "ffn": "FFN units"}
+# Size of the numbers on the bars in points, and the width of a digit of DejaVu Sans, 0.636 em.
 _NUMBER_SIZE = 7.5
 _DIGIT_WIDTH = 0.64 * _NUMBER_SIZE
+# In points, roughly; it only decides whether a number fits into its bar.
 _PANEL_HEIGHT = 150.0
+# Width of a bar as a share of a layer's.
 _BAR = 0.8
 
 
@@ -81,15 +85,15 @@ def plot_architecture(summary: Mapping[str, Any], path: str | Path) -> Path:
     Solid bars are kept, outlines are the dense model.
 
     Args:
-        summary: The summary of a compaction, see :func:`~.results.read_summary`.
-        path: The PNG file to write.
+        summary: the summary of a compaction, see :func:`~.results_md.read_summary`.
+        path: the PNG file to write.
 
     Raises:
-        HJPruneError: The kept and dense sizes do not have the same number of layers.
+        HJPruneError: the kept and dense sizes do not have the same number of layers.
     """
     layers = summary["layers"]
     panels = []
-    for key, what in (("conv", "CNN channels"), ("head", "attention heads"), ("ffn", "FFN units")):
+    for key, what in UNIT_TITLES.items():
         kept, dense = layers[key], layers["dense"][key]
         if len(kept) != len(dense) or not dense:
             raise HJPruneError(
@@ -109,11 +113,12 @@ def plot_architecture(summary: Mapping[str, Any], path: str | Path) -> Path:
         figure = new_figure(inches, 3.6)
         axes = figure.subplots(1, 3, gridspec_kw={"width_ratios": n_layers})
         for axis, panel in zip(axes, panels, strict=True):
+            # 72 points an inch; labels and margins leave some 85 % of the width.
             slot = 72 * 0.85 * inches * max(len(panel[1]), 6) / sum(n_layers) / len(panel[1])
             _draw_layers(axis, *panel, slot)
         headline(
             figure,
-            f"{method_name(dict(summary))}: {width}, "
+            f"{method_name(summary)}: {width}, "
             f"{actual['macs'] / 1e9:.3g} of {full['macs'] / 1e9:.3g} GMACs, "
             f"{actual['params'] / 1e6:.3g} of {full['params'] / 1e6:.3g} M parameters",
         )
@@ -134,12 +139,12 @@ def plot_pruning(log: TrainingLog, title: str, path: str | Path) -> Path:
     """Draw a pruning run: sparsity and its target, multipliers, validation loss and quality.
 
     Args:
-        log: The run's training log.
-        title: The headline.
-        path: The PNG file to write.
+        log: the run's training log.
+        title: the headline.
+        path: the PNG file to write.
 
     Raises:
-        HJPruneError: The log has no sparsity, so it is not of a pruning run.
+        HJPruneError: the log has no sparsity, so it is not of a pruning run.
     """
     constraints = _constraints(log)
     if not constraints:
@@ -197,11 +202,11 @@ def plot_tradeoff(
     """Draw quality against the share of MACs removed, one line a test set.
 
     Args:
-        points: For each model its name, the share of MACs removed (0 to 1) and, by test set, the
+        points: for each model its name, the share of MACs removed (0 to 1) and, by test set, the
             metric in percent.
-        metric: Name of the metric, for the axis.
-        title: The headline.
-        path: The PNG file to write.
+        metric: name of the metric, for the axis.
+        title: the headline.
+        path: the PNG file to write.
     """
     points = sorted(points, key=lambda point: point[1])
     x = [100 * removed for _, removed, _ in points]
@@ -266,9 +271,9 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
     percent. Labels of one scenario (what is before the first underscore) stand together.
 
     Args:
-        confusion: The counts.
-        title: The headline.
-        path: The PNG file to write.
+        confusion: the counts.
+        title: the headline.
+        path: the PNG file to write.
     """
     labels = confusion.labels
     size = len(labels)
@@ -276,6 +281,7 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
         true: sum(count for (expected, _), count in confusion.counts.items() if expected == true)
         for true in labels
     }
+    # Inches: a cell holds its number, and a character of a label takes 0.066.
     cell = 0.24 if size > 24 else 0.34
     longest = max(map(len, labels)) * 0.066
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
@@ -300,7 +306,11 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
             )
         for before, after in pairwise(range(size)):
             same = labels[before].split("_")[0] == labels[after].split("_")[0]
-            line = {"color": "#eef1f4" if same else OUTLINE, "lw": 0.6, "zorder": 0.5}
+            line: dict[str, Any] = {
+                "color": "#eef1f4" if same else OUTLINE,
+                "lw": 0.6,
+                "zorder": 0.5,
+            }
             axes.axhline(before + 0.5, **line)
             axes.axvline(before + 0.5, **line)
         axes.set_xlim(-0.5, size - 0.5)

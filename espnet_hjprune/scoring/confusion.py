@@ -78,7 +78,7 @@ def count_confusion(reference: Mapping[str, str], hypothesis: Mapping[str, str])
     """Count by utterance; one that the hypothesis lacks, or leaves empty, has no label.
 
     Raises:
-        HJPruneError: There is no utterance, or one whose reference is not one word.
+        HJPruneError: there is no utterance, or one whose reference is not one word.
     """
     for utt_id, label in reference.items():
         if len(label.split()) != 1:
@@ -95,7 +95,11 @@ def count_confusion(reference: Mapping[str, str], hypothesis: Mapping[str, str])
 
 
 def read_confusion(reference: str | Path, hypothesis: str | Path) -> Confusion:
-    """Count from two ``utterance label`` files; see :func:`count_confusion`."""
+    """Count from two ``utterance label`` files.
+
+    Raises:
+        HJPruneError: as :func:`count_confusion`, or a file is missing or malformed.
+    """
     return count_confusion(read_table(reference), read_table(hypothesis))
 
 

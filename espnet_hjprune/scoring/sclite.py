@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_hjprune.atomic import scratch_directory
 from espnet_hjprune.data.datadir import read_table
+from espnet_hjprune.data.tokens import TOKEN_TYPES, Tokenizer, build_tokenizer
 from espnet_hjprune.errors import HJPruneError
 
 SCORE_TYPES = ("wer", "cer", "ter")
@@ -72,45 +74,35 @@ def find_sclite() -> list[str]:
     )
 
 
-def make_tokenizer(
+def scoring_tokenizer(
     score_type: str, token_type: str | None = None, bpemodel: str | Path | None = None
-) -> Callable[[str], list[str]]:
+) -> Tokenizer:
     """Return the function that splits a transcript into the tokens to be counted.
 
     Args:
         score_type: ``wer`` counts words, ``cer`` characters with ``<space>`` between words, and
             ``ter`` the model's own tokens.
-        token_type: The model's token type (``char``, ``bpe`` or ``word``), needed for ``ter``.
-        bpemodel: The sentencepiece model, needed for ``ter`` with ``bpe``.
+        token_type: the model's token type (``char``, ``bpe`` or ``word``), needed for ``ter``.
+        bpemodel: the sentencepiece model, needed for ``ter`` with ``bpe``.
 
     Raises:
-        HJPruneError: An unknown type, or a missing option or sentencepiece model.
+        HJPruneError: an unknown type, or a missing option or sentencepiece model.
     """
     unit = {"wer": "word", "cer": "char", "ter": token_type}.get(score_type)
-    if unit == "word":
-        return str.split
+    if unit is None:
+        raise HJPruneError(f"--type {score_type} needs --token_type {', '.join(TOKEN_TYPES)}")
+    split = build_tokenizer(unit, bpemodel)
     if unit == "char":
-        return lambda text: ["<space>" if c == " " else c for c in " ".join(text.split())]
-    if unit != "bpe":
-        raise HJPruneError(f"--type {score_type} needs --token_type char, bpe or word")
-    if bpemodel is None or not Path(bpemodel).is_file():
-        raise HJPruneError(
-            f"--type ter with --token_type bpe needs --bpemodel, an existing file: '{bpemodel}'"
-        )
-    import sentencepiece  # only byte-pair scoring pays for the import
-
-    try:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(bpemodel))
-    except (RuntimeError, OSError):
-        raise HJPruneError(f"--bpemodel {bpemodel} is no sentencepiece model") from None
-    return lambda text: processor.encode(text, out_type=str)
+        # Any white space between words counts as one character.
+        return lambda text: split(" ".join(text.split()))
+    return split
 
 
 def trn_line(tokens: Iterable[str], speaker: str, utterance: str) -> str:
     """Return ``tokens<TAB>(speaker-utterance)``, with characters that sclite interprets replaced.
 
     Raises:
-        HJPruneError: A parenthesis in the speaker or utterance id, which the format cannot hold.
+        HJPruneError: a parenthesis in the speaker or utterance id, which the format cannot hold.
     """
     if re.search(r"[()]", speaker + utterance):
         raise HJPruneError(
@@ -124,7 +116,7 @@ def parse_result(path: str | Path) -> ErrorCounts:
     """Read the totals from what ``sclite -o all`` printed.
 
     Raises:
-        HJPruneError: The file is missing or has no table of totals.
+        HJPruneError: the file is missing or has no table of totals.
     """
     try:
         found = _SUM_ROW.search(Path(path).read_text(encoding="utf-8", errors="replace"))
@@ -140,7 +132,7 @@ def score_set(
     reference: Mapping[str, str],
     hypothesis: Mapping[str, str],
     utt2spk: Mapping[str, str],
-    tokenize: Callable[[str], list[str]],
+    tokenize: Tokenizer,
     out_dir: str | Path,
 ) -> ErrorCounts:
     """Score one set and write ``ref.trn``, ``hyp.trn`` and ``result.txt`` into ``out_dir``.
@@ -149,11 +141,11 @@ def score_set(
     moved in once all are complete, ``result.txt`` last, so that it stands for a scored set.
 
     Args:
-        reference: Transcript of each utterance; it decides which utterances are scored.
-        hypothesis: Recognised text of each utterance.
-        utt2spk: Speaker of each utterance.
-        tokenize: Splits a transcript into the tokens to be counted.
-        out_dir: The directory to write, made if needed.
+        reference: transcript of each utterance; it decides which utterances are scored.
+        hypothesis: recognised text of each utterance.
+        utt2spk: speaker of each utterance.
+        tokenize: splits a transcript into the tokens to be counted.
+        out_dir: the directory to write to, made if needed.
 
     Raises:
         HJPruneError: sclite is missing or fails, an utterance has no speaker or no transcript, or
@@ -176,11 +168,9 @@ def score_set(
         raise HJPruneError("--ref has no words at all; give the transcripts of the decoded set")
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
+    # An earlier result must not be taken for that of this hypothesis.
     (out_dir / "result.txt").unlink(missing_ok=True)
-    work = out_dir / ".sclite"
-    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-    work.mkdir()
-    try:
+    with scratch_directory(out_dir / ".sclite") as work:
         ref, hyp, result = (work / name for name in ("ref.trn", "hyp.trn", "result.txt"))
         with ref.open("w", encoding="utf-8") as ref_trn, hyp.open("w", encoding="utf-8") as hyp_trn:
             for utterance in sorted(reference):
@@ -204,8 +194,6 @@ def score_set(
             )
         for path in (ref, hyp, result):
             path.replace(out_dir / path.name)
-    finally:
-        shutil.rmtree(work)
     return counts
 
 
@@ -213,7 +201,7 @@ def score_files(
     ref: str | Path,
     hyp: str | Path,
     utt2spk: str | Path,
-    tokenize: Callable[[str], list[str]],
+    tokenize: Tokenizer,
     out_dir: str | Path,
 ) -> tuple[ErrorCounts, int]:
     """Score Kaldi-style text files with :func:`score_set`.
@@ -222,7 +210,7 @@ def score_files(
         The counts, and how many utterances the hypothesis lacked.
 
     Raises:
-        HJPruneError: As :func:`score_set`, or a file that is missing or malformed.
+        HJPruneError: as :func:`score_set`, or a file that is missing or malformed.
     """
     reference, hypothesis = read_table(ref), read_table(hyp)
     counts = score_set(reference, hypothesis, read_table(utt2spk), tokenize, out_dir)

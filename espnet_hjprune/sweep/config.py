@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ from typing import Any
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.options import build_dataclass
+from espnet_hjprune.target import Target, parse_targets
 
+# Of the recipe, where neither it nor a method names another.
+DEFAULT_CRITERION = "macs"
 LAUNCHERS = ("local", "slurm")
 # What the sweep itself says to the recipe.
 OWN_OPTIONS = ("stage", "stop_stage", "target_sparsity", "targets", "seed", "results_copy")
@@ -24,14 +27,14 @@ class Grid:
 
     Attributes:
         methods: names of the sweep's methods.
-        targets: shares to remove; for ``sepsize`` such as ``cnn=0.5 transformer=0.3``; several,
-            such as ``0.2 0.3 0.4``, for a curve from one pruning.
+        targets: one target each, or several rising ones for a curve from one pruning, which YAML
+            has as ``0.4``, as ``cnn=0.5 transformer=0.3`` or as ``0.2 0.3 0.4``.
         upstreams: names of the sweep's upstreams; empty for all.
         seeds: seeds of pruning and final fine-tuning; empty for the configured one.
     """
 
     methods: list[str]
-    targets: list[float | str]
+    targets: list[tuple[Target, ...]]
     upstreams: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
 
@@ -42,17 +45,22 @@ class Point:
 
     Attributes:
         method: its name in the sweep.
-        target: share to remove, as the recipe's option ``target_sparsity`` or ``targets``.
+        targets: its target; several rising ones for a curve from one pruning.
         upstream: its name in the sweep.
         seed: of pruning and final fine-tuning; ``None`` for the configured one.
         options: options of the recipe.
     """
 
     method: str
-    target: str
+    targets: tuple[Target, ...]
     upstream: str
     seed: int | None
     options: tuple[tuple[str, str], ...]
+
+    @property
+    def target(self) -> str:
+        """The targets as the recipe's options ``target_sparsity`` and ``targets`` have them."""
+        return _text(self.targets)
 
     @property
     def name(self) -> str:
@@ -120,10 +128,10 @@ class SweepConfig:
     def _check_names(self, path: str | Path) -> None:
         """Two points must not make the same experiment, nor one method the same target twice."""
         experiments: dict[tuple[str, ...], str] = {}
-        targets: dict[tuple[str, str, int | None, str], str] = {}
+        made: dict[tuple[str, str, int | None, Target], str] = {}
         for point in self.points():
             options = dict(point.options)
-            made_by = options.get("prune_config") or options.get("criterion", "macs")
+            made_by = options.get("prune_config") or options.get("criterion", DEFAULT_CRITERION)
             upstream = options.get("upstream_tag") or options.get("upstream", "")
             key = (made_by, options.get("units", ""), upstream, point.target, str(point.seed))
             other = experiments.setdefault(key, point.name)
@@ -132,12 +140,12 @@ class SweepConfig:
                     f"{path}: {other} and {point.name} would be one experiment of the recipe; give "
                     "each method a prune_config of its own, and each upstream an upstream_tag"
                 )
-            for target in [point.target] if "=" in point.target else point.target.split():
+            for target in point.targets:
                 single = (point.method, point.upstream, point.seed, target)
-                if targets.setdefault(single, point.target) != point.target:
+                if made.setdefault(single, point.target) != point.target:
                     raise HJPruneError(
                         f"{path}: {point.method} has the target {target} both in "
-                        f"'{targets[single]}' and in '{point.target}'; make them two methods"
+                        f"'{made[single]}' and in '{point.target}'; make them two methods"
                     )
 
     def points(self) -> list[Point]:
@@ -145,22 +153,27 @@ class SweepConfig:
         found: dict[str, Point] = {}
         for grid in self.grids:
             upstreams = grid.upstreams or list(self.upstreams) or ["upstream"]
-            seeds = grid.seeds or [None]
-            for upstream, method, target, seed in itertools.product(
+            seeds: list[int | None] = [*grid.seeds] or [None]
+            for upstream, method, targets, seed in itertools.product(
                 upstreams, grid.methods, grid.targets, seeds
             ):
                 options = self.upstream_options(upstream) | _as_text(self.methods[method])
-                several = " " in str(target) and "=" not in str(target)
-                options["targets" if several else "target_sparsity"] = str(target)
+                option = "targets" if len(targets) > 1 else "target_sparsity"
+                options[option] = _text(targets)
                 if seed is not None:
                     options["seed"] = str(seed)
-                point = Point(method, str(target), upstream, seed, tuple(options.items()))
+                point = Point(method, targets, upstream, seed, tuple(options.items()))
                 found.setdefault(point.name, point)
         return list(found.values())
 
     def upstream_options(self, upstream: str) -> dict[str, str]:
         """Options of the recipe for all points of an upstream."""
         return _as_text(self.options) | _as_text(self.upstreams.get(upstream, {}))
+
+
+def _text(targets: Sequence[Target]) -> str:
+    """What :func:`~espnet_hjprune.target.parse_targets` reads."""
+    return " ".join(map(str, targets))
 
 
 def _as_text(options: Mapping[str, Any]) -> dict[str, str]:
@@ -172,6 +185,7 @@ def _as_text(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _check_named_options(values: Any, option: str) -> None:
+    """Check options of the recipe by name of a method or upstream."""
     if not isinstance(values, Mapping):
         raise HJPruneError(f"{option} has lines 'name: {{option: value}}'")
     for name, options in values.items():
@@ -181,6 +195,7 @@ def _check_named_options(values: Any, option: str) -> None:
 
 
 def _check_options(options: Any, option: str) -> None:
+    """Check options of the recipe; ``option`` is what errors call them."""
     if not isinstance(options, Mapping):
         raise HJPruneError(f"{option} is {options!r}, but has lines 'option: value' of the recipe")
     for name, value in options.items():
@@ -190,21 +205,19 @@ def _check_options(options: Any, option: str) -> None:
             raise HJPruneError(f"{option}.{name} must be a text, a number, true or false")
 
 
-def _normal(target: float | str) -> str:
-    """The same text for the same target."""
-    return " ".join(
-        re.sub(r"(?<![\d.])\d*\.\d+", lambda m: f"{float(m[0]):g}", str(target)).split()
-    )
-
-
 def _read_grid(values: Any, option: str, config: SweepConfig) -> Grid:
+    """Read a grid, whose targets must have the form that its methods' criteria take."""
     for name in ("methods", "targets"):
         if not isinstance(values, Mapping) or not values.get(name):
             raise HJPruneError(f"{option} has no {name}")
-    grid = build_dataclass(Grid, values, option)
     for name in ("methods", "targets", "upstreams", "seeds"):
-        if not isinstance(getattr(grid, name), list):
-            raise HJPruneError(f"{option}.{name} is a list, such as [{getattr(grid, name)}]")
+        if not isinstance(values.get(name, []), list):
+            raise HJPruneError(f"{option}.{name} is a list, such as [{values[name]}]")
+    targets = [
+        parse_targets(written, f"{option}.targets[{number}]")
+        for number, written in enumerate(values["targets"])
+    ]
+    grid = build_dataclass(Grid, {**values, "targets": targets}, option)
     for name, known in (("methods", config.methods), ("upstreams", config.upstreams)):
         unknown = [str(value) for value in getattr(grid, name) if str(value) not in known]
         if unknown:
@@ -212,24 +225,10 @@ def _read_grid(values: Any, option: str, config: SweepConfig) -> Grid:
                 f"{option}.{name} has {', '.join(unknown)}, but {name} of the sweep are "
                 f"{', '.join(known) or 'none'}"
             )
-    grid.targets = [_normal(target) for target in grid.targets]
-    for target in grid.targets:
-        shares = str(target).split()
-        if "=" not in str(target) and len(shares) > 1 and sorted(set(shares)) != shares:
-            raise HJPruneError(f"{option}.targets has '{target}', which does not rise")
-        for method in grid.methods:
-            separate = config.methods[method].get("criterion") == "sepsize"
-            if separate != (sorted(s.split("=")[0] for s in shares) == ["cnn", "transformer"]):
-                raise HJPruneError(
-                    f"{option}.targets has '{target}' for {method}; give 'cnn=X transformer=Y' "
-                    "to methods with criterion sepsize, and to no other"
-                )
-        for share in re.sub(r"\b(cnn|transformer)=", "", str(target)).split() or [""]:
-            if not re.fullmatch(r"0?\.\d+", share) or float(share) == 0:
-                raise HJPruneError(
-                    f"{option}.targets has '{target}'; give shares between 0 and 1, or "
-                    "'cnn=X transformer=Y' for sepsize"
-                )
+    for method in grid.methods:
+        criterion = str(config.methods[method].get("criterion", DEFAULT_CRITERION))
+        for target in itertools.chain(*grid.targets):
+            Target.parse(target, f"{option}.targets for {method}", criterion)
     if not all(isinstance(seed, int) and seed >= 0 for seed in grid.seeds):
         raise HJPruneError(f"{option}.seeds are whole numbers from 0, not {grid.seeds}")
     return grid

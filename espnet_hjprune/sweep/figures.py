@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +19,17 @@ from espnet_hjprune.drawing import (
     new_figure,
     save,
 )
-from espnet_hjprune.sweep.record import SweepRecord, SweptGroup, pareto_front
+from espnet_hjprune.report.figures import UNIT_TITLES
+from espnet_hjprune.sweep.record import (
+    SweepRecord,
+    SweptGroup,
+    has_separate_targets,
+    pareto_front,
+)
+from espnet_hjprune.target import PARTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-KINDS = {"conv": "CNN channels", "head": "attention heads", "ffn": "FFN units"}
 
 
 def plot_methods(record: SweepRecord, upstream: str, path: str | Path) -> Path:
@@ -48,7 +51,8 @@ def plot_methods(record: SweepRecord, upstream: str, path: str | Path) -> Path:
                     [group.macs / 1e9 for group in groups],
                     [group.mean(test_set) for group in groups],
                     yerr=[group.deviation(test_set) for group in groups],
-                    fmt=mark if _is_grid(groups) else f"{mark}-",
+                    # No line joins targets that differ in two ways.
+                    fmt=mark if has_separate_targets(groups) else f"{mark}-",
                     color=colour,
                     ms=6,
                     mec="white",
@@ -84,10 +88,11 @@ def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path)
             )
             for group in shown:
                 x, y = group.macs / 1e9, group.mean(test_set)
+                shares = group.target.shares if group.target is not None else ()
                 colour = COLOURS[1] if group in front else MUTED
                 axes.plot(x, y, "o", color=colour, ms=6, mec="white")
                 axes.annotate(
-                    " / ".join(re.findall(r"=([\d.]+)", group.target)),
+                    " / ".join(f"{share:g}" for share in shares),
                     (x, y),
                     (6, 4),
                     textcoords="offset points",
@@ -101,8 +106,7 @@ def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path)
             axes.margins(x=0.2, y=0.15)
             _name_axes(axes, record, test_set)
         panels[0].legend(loc="best", fontsize=8.5)
-        parts = " / ".join(re.findall(r"(\w+)=", groups[0].target))
-        headline(figure, f"{upstream}: separate targets of {method} ({parts})")
+        headline(figure, f"{upstream}: separate targets of {method} ({' / '.join(PARTS)})")
         return save(figure, path)
 
 
@@ -114,8 +118,8 @@ def plot_remaining(record: SweepRecord, upstream: str, method: str, path: str | 
     groups = record.of_method(upstream, method)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure = new_figure(12.0, 1.6 + 0.42 * len(groups))
-        panels = figure.subplots(1, len(KINDS))
-        for axes, (kind, title) in zip(panels, KINDS.items(), strict=True):
+        panels = figure.subplots(1, len(UNIT_TITLES))
+        for axes, (kind, title) in zip(panels, UNIT_TITLES.items(), strict=True):
             shares = [_shares(group, kind) for group in groups]
             image = axes.imshow(
                 shares, aspect="auto", vmin=0, vmax=1, cmap=colormaps["YlGnBu"], origin="upper"
@@ -132,7 +136,7 @@ def plot_remaining(record: SweepRecord, upstream: str, method: str, path: str | 
                         color="white" if value > 0.6 else INK,
                     )
             axes.set_xticks(range(len(shares[0])), [str(n + 1) for n in range(len(shares[0]))])
-            axes.set_yticks(range(len(groups)), [group.target for group in groups])
+            axes.set_yticks(range(len(groups)), [str(group.target) for group in groups])
             axes.tick_params(length=0)
             axes.set_title(f"{title} left (%)")
             axes.set_xlabel("layer")
@@ -155,11 +159,6 @@ def _shares(group: SweptGroup, kind: str) -> list[float]:
         strict=True,
     )
     return [sum(column) / len(column) for column in columns]
-
-
-def _is_grid(groups: Sequence[SweptGroup]) -> bool:
-    """Whether targets are separate, so that no line joins them."""
-    return any("=" in group.target for group in groups)
 
 
 def _name_axes(axes: Axes, record: SweepRecord, test_set: str) -> None:

@@ -34,8 +34,8 @@ class Job:
         working_directory: where the commands run.
         commands: run in this order; the first that fails ends the job.
         result: file that the job makes, if it makes one.
-        alone: number of the first command that must not run beside those of other jobs: the
-            unpruned model, which all share, may have to be decoded.
+        locked_command: number, from 0, of the command that must not run beside that of other
+            jobs: the unpruned model, which all share, may have to be decoded.
         lock: file that is locked for it.
     """
 
@@ -44,7 +44,7 @@ class Job:
     working_directory: Path
     commands: tuple[tuple[str, ...], ...]
     result: Path | None = None
-    alone: int | None = None
+    locked_command: int | None = None
     lock: Path | None = None
 
     @property
@@ -154,7 +154,7 @@ def run_job(
     with job.log.open("w", encoding="utf-8") as log:
         for number, command in enumerate(job.commands):
             try:
-                with _alone(job.lock if number == job.alone else None):
+                with _locked(job.lock if number == job.locked_command else None):
                     status = _run(command, job.working_directory, log, environment or {}, groups)
             except OSError as error:
                 log.write(f"{' '.join(command)} cannot be started: {error}\n")
@@ -177,6 +177,7 @@ def _run(
     environment: Mapping[str, str],
     groups: ProcessGroups,
 ) -> int:
+    """Run a command in a process group of its own and return its exit status."""
     process = subprocess.Popen(
         command,
         cwd=directory,
@@ -197,7 +198,8 @@ def _run(
 
 
 @contextmanager
-def _alone(lock: Path | None) -> Iterator[None]:
+def _locked(lock: Path | None) -> Iterator[None]:
+    """Wait for a lock and hold it; ``None`` is no lock."""
     if lock is None:
         yield
         return

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.target import Target
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class SweptModel:
     Attributes:
         upstream: its name in the sweep.
         method: its name in the sweep; ``unpruned`` for what was pruned.
-        target: share to remove, a number or ``cnn=X transformer=Y``; empty if unpruned.
+        target: what was to be removed; ``None`` if unpruned.
         macs: multiply-accumulates of the speech encoder.
         params: parameters of the speech encoder.
         macs_removed: share of the MACs.
@@ -30,7 +31,7 @@ class SweptModel:
 
     upstream: str
     method: str
-    target: str
+    target: Target | None
     macs: float
     params: float
     macs_removed: float
@@ -54,8 +55,8 @@ class SweptGroup:
         return self.models[0].method
 
     @property
-    def target(self) -> str:
-        """Their target."""
+    def target(self) -> Target | None:
+        """Their target; ``None`` for the unpruned model."""
         return self.models[0].target
 
     @property
@@ -144,7 +145,7 @@ def read_swept_models(results: Iterable[tuple[str, str, Path]]) -> SweepRecord:
         HJPruneError: a file is missing or incomplete, or metrics differ.
     """
     unpruned: dict[str, list[SweptModel]] = {}
-    pruned: dict[str, dict[tuple[str, str], list[SweptModel]]] = {}
+    pruned: dict[str, dict[tuple[str, Target], list[SweptModel]]] = {}
     kinds: set[tuple[str, bool, float]] = set()
     for method, upstream, path in results:
         try:
@@ -152,10 +153,10 @@ def read_swept_models(results: Iterable[tuple[str, str, Path]]) -> SweepRecord:
             dense, *compact = record["models"]
             metric = record["metric"]
             kinds.add((metric["name"], metric["higher_is_better"], record["seconds"]))
-            unpruned.setdefault(upstream, []).append(_model(dense, upstream, "unpruned", ""))
+            unpruned.setdefault(upstream, []).append(_model(dense, upstream, "unpruned", None))
             groups = pruned.setdefault(upstream, {})
             for entry in compact:
-                target = _target(entry["target_sparsity"])
+                target = Target.parse(entry["target_sparsity"])
                 groups.setdefault((method, target), []).append(
                     _model(entry, upstream, method, target)
                 )
@@ -184,7 +185,10 @@ def read_swept_models(results: Iterable[tuple[str, str, Path]]) -> SweepRecord:
     )
 
 
-def _model(entry: Mapping[str, Any], upstream: str, method: str, target: str) -> SweptModel:
+def _model(
+    entry: Mapping[str, Any], upstream: str, method: str, target: Target | None
+) -> SweptModel:
+    """A model of ``results.json``."""
     return SweptModel(
         upstream=upstream,
         method=method,
@@ -197,12 +201,6 @@ def _model(entry: Mapping[str, Any], upstream: str, method: str, target: str) ->
     )
 
 
-def _target(target: float | Mapping[str, float]) -> str:
-    if isinstance(target, Mapping):
-        return " ".join(f"{part}={share:g}" for part, share in target.items())
-    return f"{target:g}"
-
-
 def _distinct(models: Sequence[SweptModel]) -> tuple[SweptModel, ...]:
     """One model for each different result; one that was decoded on fewer sets is no other."""
     found: list[SweptModel] = []
@@ -210,6 +208,11 @@ def _distinct(models: Sequence[SweptModel]) -> tuple[SweptModel, ...]:
         if not any(model.values.items() <= other.values.items() for other in found):
             found.append(model)
     return tuple(found)
+
+
+def has_separate_targets(groups: Iterable[SweptGroup]) -> bool:
+    """Whether some are pruned to one target for each part of the encoder."""
+    return any(group.target is not None and group.target.separate for group in groups)
 
 
 def pareto_front(groups: Sequence[SweptGroup], test_set: str, higher: bool) -> list[SweptGroup]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from espnet_hjprune.atomic import write_text
 from espnet_hjprune.markdown import markdown_table
-from espnet_hjprune.sweep.record import SweepRecord, SweptGroup
+from espnet_hjprune.sweep.record import SweepRecord, SweptGroup, has_separate_targets
 
-STYLE = """
+PAGE_STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; margin: 2rem auto; max-width: 72rem;
        padding: 0 1rem; }
 h1, h2 { line-height: 1.2; }
@@ -48,8 +48,8 @@ def sweep_table(record: SweepRecord, upstream: str) -> list[list[str]]:
         rows.append(
             [
                 group.method,
-                group.target or "-",
-                str(len(group.models)) if group.target else "-",
+                "-" if group.target is None else str(group.target),
+                "-" if group.target is None else str(len(group.models)),
                 f"{group.macs / 1e9:.3g}",
                 f"{100 * group.macs_removed:.1f} %",
                 f"{group.params / 1e6:.3g} M",
@@ -60,6 +60,7 @@ def sweep_table(record: SweepRecord, upstream: str) -> list[list[str]]:
 
 
 def _with_spread(group: SweptGroup, test_set: str) -> str:
+    """Mean and deviation of the metric, with the number of models where some lack the set."""
     count = len(group.values(test_set))
     if count == 0:
         return "-"
@@ -111,7 +112,7 @@ def write_sweep_report(name: str, record: SweepRecord, directory: Path) -> list[
         ]
         for method in record.methods(upstream):
             groups = record.of_method(upstream, method)
-            if len(groups) > 1 and any("=" in group.target for group in groups):
+            if len(groups) > 1 and has_separate_targets(groups):
                 path = images / f"{upstream}_{method}_grid.png"
                 figures.append(
                     (
@@ -168,7 +169,7 @@ def render_html(title: str, sections: list[Section], note: str) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{PAGE_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )

@@ -69,7 +69,7 @@ class Sweep:
             self.recipe.parent,
             commands=(train, score),
             result=result,
-            alone=1,
+            locked_command=1,
             lock=self.directory / ".scoring",
         )
 
@@ -122,6 +122,7 @@ class Sweep:
             yield
 
     def _run(self, jobs: Sequence[Job], parallel: int, title: str, done: int = 0) -> None:
+        """Run jobs under a progress bar that begins at ``done``."""
         failed: list[Job] = []
         with progress_bar(total=done + len(jobs), initial=done, desc=title, unit="job") as bar:
 

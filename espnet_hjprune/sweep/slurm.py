@@ -15,6 +15,7 @@ from espnet_hjprune.atomic import write_text
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.sweep.job import Job, run_job
 
+# Seldom enough for the cluster's controller, which many users ask.
 POLL_SECONDS = 5.0
 # Files of a job may show up late on a network file system.
 GRACE_SECONDS = 30.0
@@ -94,6 +95,7 @@ def jobs_in_queue(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _check_programs() -> None:
+    """Refuse a machine that is no part of a cluster."""
     for program in ("sbatch", "squeue"):
         if shutil.which(program) is None:
             raise HJPruneError(

@@ -24,7 +24,7 @@ def is_made(corpus: Path, config: Any) -> bool:
     """Whether ``corpus`` is there already, made with this configuration (a dataclass).
 
     Raises:
-        HJPruneError: The directory holds something else than a synthetic corpus.
+        HJPruneError: the directory holds something else than a synthetic corpus.
     """
     stamp = corpus / DESCRIPTION
     if stamp.exists() and stamp.read_text(encoding="utf-8") == _describe(config):

@@ -32,7 +32,7 @@ class Grammar:
         """``count`` different sentences in random order.
 
         Raises:
-            HJPruneError: The grammar has fewer sentences.
+            HJPruneError: the grammar has fewer sentences.
         """
         if count > self.size:
             raise HJPruneError(

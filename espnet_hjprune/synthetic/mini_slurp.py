@@ -27,13 +27,14 @@ from espnet_hjprune.synthetic.voices import (
     FLITE_VOICES,
     EspeakVoice,
     FliteVoice,
-    Recording,
+    SyntheticRecording,
     Voice,
     espeak_names,
     record_all,
 )
 
 SPEAKERS = 12
+# Speakers of a prompt.
 TAKES = 2
 FIRST_SPEAKER, FIRST_PROMPT, FIRST_RECORDING = 101, 1001, 1400000000
 
@@ -69,7 +70,7 @@ ODD_INTENTS = {"play_music": "music", "weather_query": "query"}
 
 
 @dataclass(frozen=True)
-class MiniConfig:
+class MiniSlurpConfig:
     """What determines the corpus: prompts of each set, and the seed.
 
     A real prompt has three recordings: two speakers close to the microphone, and the first of them
@@ -125,7 +126,7 @@ def _share(total: int, index: int) -> int:
     return total // len(INTENTS) + (index < total % len(INTENTS))
 
 
-def _draw(config: MiniConfig, random: Random) -> dict[str, list[tuple[str, str, Phrase]]]:
+def _draw(config: MiniSlurpConfig, random: Random) -> dict[str, list[tuple[str, str, Phrase]]]:
     """Draw (scenario, action, phrase) of every set, with ``train_synthetic``, in random order."""
     drawn: dict[str, list[tuple[str, str, Phrase]]] = {
         name: [] for name in ("train", SYNTHETIC, "devel", "test")
@@ -167,7 +168,7 @@ def _flite_voice(random: Random) -> Voice:
     return FliteVoice(name, gender, stretch, round(pitch * random.uniform(0.85, 1.15)))
 
 
-def make_corpus(corpus: Path, config: MiniConfig, nj: int = 2) -> bool:
+def make_mini_slurp(corpus: Path, config: MiniSlurpConfig, nj: int = 2) -> bool:
     """Make ``corpus`` unless it is there already, made with the same settings.
 
     The same settings give the same corpus, whatever ``nj``, the number of processes.
@@ -176,7 +177,7 @@ def make_corpus(corpus: Path, config: MiniConfig, nj: int = 2) -> bool:
         Whether the corpus was made.
 
     Raises:
-        HJPruneError: The templates have too few sentences, a synthesiser is missing or fails, or
+        HJPruneError: the templates have too few sentences, a synthesiser is missing or fails, or
             the directory holds another corpus.
     """
     if is_made(corpus, config):
@@ -186,7 +187,7 @@ def make_corpus(corpus: Path, config: MiniConfig, nj: int = 2) -> bool:
     speakers = _speakers(random)
     slurp_id, number = FIRST_PROMPT, FIRST_RECORDING
     metadata: dict[str, Any] = {}
-    recordings: list[Recording] = []
+    recordings: list[SyntheticRecording] = []
     with new_corpus(corpus, config) as directory:
         for name, prompts in drawn.items():
             lines = []
@@ -200,6 +201,7 @@ def make_corpus(corpus: Path, config: MiniConfig, nj: int = 2) -> bool:
                         number += random.randint(1, 99)
                         takes.append((f"audio-{number}-headset.flac", usrid, voice, None))
                         if take == 0:
+                            # From a distance: the noise comes close to the speech.
                             snr = random.uniform(5.0, 15.0)
                             takes.append((f"audio-{number}.flac", usrid, voice, snr))
                     metadata[str(slurp_id)] = {
@@ -213,7 +215,7 @@ def make_corpus(corpus: Path, config: MiniConfig, nj: int = 2) -> bool:
                 prompt = Prompt(slurp_id, scenario, action, phrase, files)
                 audio = audio_dir(directory, name)
                 recordings += [
-                    Recording(audio / file, phrase.text, voice, snr)
+                    SyntheticRecording(audio / file, phrase.text, voice, snr)
                     for file, _, voice, snr in takes
                 ]
                 lines.append(json.dumps(prompt.entry()) + "\n")

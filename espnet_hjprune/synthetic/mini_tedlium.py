@@ -18,18 +18,18 @@ import numpy as np
 import soundfile
 
 from espnet_hjprune.constants import SAMPLE_RATE
-from espnet_hjprune.corpora.tedlium import NO_SPEECH, Spoken, write_stm
+from espnet_hjprune.corpora.tedlium import NO_SPEECH, StmLine, write_stm
 from espnet_hjprune.data import audio
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.synthetic.corpus import is_made, new_corpus
 from espnet_hjprune.synthetic.grammar import COMMANDS, Grammar
-from espnet_hjprune.synthetic.voices import FLITE_VOICES, FliteVoice, Recording, record_all
+from espnet_hjprune.synthetic.voices import FLITE_VOICES, FliteVoice, SyntheticRecording, record_all
 
 RELEASE = "TEDLIUM_release2"
 
 
 @dataclass(frozen=True)
-class MiniTalksConfig:
+class MiniTedliumConfig:
     """What determines the talks: the number of their segments in all, and the seed."""
 
     utterances: int
@@ -42,23 +42,23 @@ class MiniTalksConfig:
 
 
 @dataclass(frozen=True)
-class _Made(MiniTalksConfig):
+class _Made(MiniTedliumConfig):
     """What determines the talks, with a digest of the sentences that must not occur."""
 
     taken: str = ""
 
 
-def make_talks(
-    target: Path,
-    config: MiniTalksConfig,
+def make_mini_tedlium(
+    parent: Path,
+    config: MiniTedliumConfig,
     taken: Collection[str],
     nj: int = 2,
     grammar: Grammar = COMMANDS,
 ) -> bool:
-    """Make ``target/TEDLIUM_release2`` unless it is there already, made with the same settings.
+    """Make ``parent/TEDLIUM_release2`` unless it is there already, made with the same settings.
 
     Args:
-        target: where the release is made.
+        parent: where the release is made.
         config: the settings.
         taken: sentences that must not occur.
         nj: number of processes.
@@ -71,7 +71,7 @@ def make_talks(
         HJPruneError: the grammar has too few sentences, flite is missing or fails, or the
             directory holds another corpus.
     """
-    corpus = target / RELEASE
+    corpus = parent / RELEASE
     digest = hashlib.sha256("\n".join(sorted(taken)).encode()).hexdigest()
     made = _Made(**asdict(config), taken=digest)
     if is_made(corpus, made):
@@ -90,7 +90,7 @@ def make_talks(
             talk = f"{name.capitalize()}_2026"
             voice = FliteVoice(name, gender, 1.0, pitch)
             recordings = [
-                Recording(Path(scratch) / f"{talk}-{index}.wav", sentence.lower(), voice)
+                SyntheticRecording(Path(scratch) / f"{talk}-{index}.wav", sentence.lower(), voice)
                 for index, sentence in enumerate(sentences[number : config.utterances : count])
             ]
             record_all(recordings, SAMPLE_RATE, config.seed, nj)
@@ -100,21 +100,21 @@ def make_talks(
 
 
 def _join(
-    directory: Path, talk: str, gender: str, recordings: list[Recording], random: Random
+    directory: Path, talk: str, gender: str, recordings: list[SyntheticRecording], random: Random
 ) -> None:
     """Write a talk's recording, with pauses between the sentences, and its stm file."""
     label = f"<o,f0,{'male' if gender == 'm' else 'female'}>"
     parts: list[np.ndarray] = []
-    lines: list[Spoken] = []
+    lines: list[StmLine] = []
     now = 0.0
     for recording in recordings:
-        # Times in an stm file are in hundredths of a second.
+        # Times in an stm file are in hundredths of a second; speakers pause for 0.3 to 0.9 s.
         pause = np.zeros(random.randint(30, 90) * SAMPLE_RATE // 100, dtype=np.float32)
         speech = audio.read_mono(recording.path, SAMPLE_RATE)
         speech = np.pad(speech, (0, -len(speech) % (SAMPLE_RATE // 100)))
         for samples, words in ((pause, NO_SPEECH), (speech, recording.text)):
             end = now + len(samples) / SAMPLE_RATE
-            lines.append(Spoken(talk, talk, now, end, label, words))
+            lines.append(StmLine(talk, talk, now, end, label, words))
             parts.append(samples)
             now = end
     path = directory / "sph" / f"{talk}.sph"

@@ -30,7 +30,18 @@ WEIGHT_KEYS = ("model_weight", "model", "Distiller")
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """How an upstream is trained: AdamW, linear warm-up and decay, batches of similar length."""
+    """How an upstream is trained: AdamW, linear warm-up and decay, batches of similar length.
+
+    The defaults suit the mini upstream and the mini corpora.
+
+    Attributes:
+        epochs: passes over the data.
+        lr: learning rate at the end of the warm-up.
+        warmup_steps: optimiser steps of the warm-up.
+        batch_size: utterances.
+        grad_clip: largest norm of all gradients together.
+        seed: of the order of batches and of the layer that predicts characters.
+    """
 
     epochs: int = 8
     lr: float = 1e-3
@@ -90,18 +101,18 @@ def pretrain(
     """Train an upstream's checkpoint and save it in the same format.
 
     Args:
-        upstream: The s3prl upstream that reads it, such as ``wav2vec2_local``.
-        checkpoint: The checkpoint to start from.
-        output: The checkpoint to write.
-        data_dir: A data directory; its wav.scp has plain files.
-        text: The table in it that has the words.
-        config: The training.
+        upstream: the s3prl upstream that reads it, such as ``wav2vec2_local``.
+        checkpoint: the checkpoint to start from.
+        output: the checkpoint to write.
+        data_dir: a data directory; its wav.scp has plain files.
+        text: the table in it that has the words.
+        config: the training.
 
     Returns:
-        The mean loss of the last epoch.
+        The mean loss of the last epoch, in nats an utterance.
 
     Raises:
-        HJPruneError: A file is missing or not of the upstream, or an utterance has no words.
+        HJPruneError: a file is missing or not of the upstream, or an utterance has no words.
     """
     if config.epochs < 1:
         raise HJPruneError("--epochs must be at least 1")
@@ -130,7 +141,7 @@ def _train(
     utterances: Sequence[_Utterance],
     config: PretrainConfig,
 ) -> float:
-    """Train in place; return the mean loss of the last epoch."""
+    """Train in place; return the mean loss of the last epoch, in nats an utterance."""
     random = Random(config.seed)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.01)
@@ -138,6 +149,7 @@ def _train(
     total = config.epochs * len(starts)
 
     def factor(step: int) -> float:
+        """Share of the learning rate: a rise, then a fall to 0."""
         rise = (step + 1) / config.warmup_steps
         return min(rise, (total - step) / max(total - config.warmup_steps, 1), 1.0)
 

@@ -15,9 +15,9 @@ class Phrase:
     """One sentence of a template.
 
     Attributes:
-        text: Its words.
-        annotation: The same with ``[slot : words]`` where a slot was filled.
-        entities: Name of the slot, and the numbers of its words in ``text`` from 0.
+        text: its words.
+        annotation: the same with ``[slot : words]`` where a slot was filled.
+        entities: name of the slot, and the numbers of its words in ``text`` from 0.
     """
 
     text: str
@@ -29,8 +29,8 @@ def phrases(template: str, lexicon: Mapping[str, Sequence[str]]) -> list[Phrase]
     """All sentences of a template, every combination of slot values once.
 
     Args:
-        template: Words and ``[slot]`` names.
-        lexicon: Values of every slot.
+        template: words and ``[slot]`` names.
+        lexicon: values of every slot.
     """
     pieces = _SLOT.split(template)
     words, slots = pieces[::2], pieces[1::2]

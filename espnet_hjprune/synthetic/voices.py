@@ -1,7 +1,7 @@
 """Speech for small test corpora from the synthesisers espeak-ng and flite.
 
-Nothing here knows what is said or how a corpus is laid out: a :class:`Recording` is a text, a
-voice and a file to write.
+Nothing here knows what is said or how a corpus is laid out: a :class:`SyntheticRecording` is a
+text, a voice and a file to write.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from zlib import crc32
 import numpy as np
 import soundfile
 
+from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.data import audio
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.progress import progress_bar
@@ -49,9 +50,12 @@ def _run(command: Sequence[str]) -> bytes:
 
 
 class Voice(Protocol):
-    """A speaker: a synthesiser's voice with a gender (``m`` or ``f``)."""
+    """A speaker: a voice of a synthesiser."""
 
-    gender: str
+    @property
+    def gender(self) -> str:
+        """``m`` or ``f``."""
+        ...
 
     def wave(self, text: str) -> bytes:
         """``text`` spoken, as the content of a WAV file."""
@@ -67,9 +71,9 @@ class EspeakVoice:
     """A voice of espeak-ng.
 
     Attributes:
-        name: Language and variant, such as ``en-us+f2``.
+        name: language and variant, such as ``en-us+f2``.
         gender: ``m`` or ``f``.
-        rate: Words per minute.
+        rate: words per minute.
         pitch: 0 ... 99.
     """
 
@@ -97,10 +101,10 @@ class FliteVoice:
     """A voice of flite.
 
     Attributes:
-        name: One of those that ``flite -lv`` lists, such as ``slt``.
+        name: one of those that ``flite -lv`` lists, such as ``slt``.
         gender: ``m`` or ``f``.
-        stretch: Factor on all durations.
-        pitch: Mean fundamental frequency in Hz.
+        stretch: factor on all durations.
+        pitch: mean fundamental frequency in Hz.
     """
 
     name: str
@@ -124,14 +128,14 @@ class FliteVoice:
 
 
 @dataclass(frozen=True)
-class Recording:
+class SyntheticRecording:
     """One audio file to make.
 
     Attributes:
-        path: The file; its suffix is the format.
-        text: What is said.
-        voice: Who says it.
-        snr_db: Signal-to-noise ratio in dB of added noise; None for a clean recording.
+        path: the file; its suffix is the format.
+        text: what is said.
+        voice: who says it.
+        snr_db: signal-to-noise ratio in dB of added noise; None for a clean recording.
     """
 
     path: Path
@@ -151,7 +155,7 @@ def espeak_names(random: Random) -> list[tuple[str, str]]:
     return ordered
 
 
-def _record(recording: Recording, rate: int, seed: int) -> float:
+def _record(recording: SyntheticRecording, rate: int, seed: int) -> float:
     """Make one recording and return its length in seconds."""
     # Seeded by the file's name: the result depends neither on the order nor on the workers.
     key = f"{seed} {recording.path.name}"
@@ -170,17 +174,24 @@ def _record(recording: Recording, rate: int, seed: int) -> float:
     if peak == 0.0:
         raise HJPruneError(f"'{recording.text}' from {recording.voice} is silent")
     recording.path.parent.mkdir(parents=True, exist_ok=True)
+    # Loudness differs as that of real recordings does, and nothing is clipped.
     audio.write_audio(recording.path, samples * (random.uniform(0.3, 0.8) / peak), rate)
     return len(samples) / rate
 
 
 def record_all(
-    recordings: Sequence[Recording], rate: int = 16000, seed: int = 0, nj: int = 2
+    recordings: Sequence[SyntheticRecording], rate: int = SAMPLE_RATE, seed: int = 0, nj: int = 2
 ) -> list[float]:
     """Make all recordings, ``nj`` at a time, and return their lengths in seconds.
 
+    Args:
+        recordings: what to make.
+        rate: sampling rate of the files in Hz.
+        seed: of noise, loudness and the small differences between a speaker's utterances.
+        nj: number of processes.
+
     Raises:
-        HJPruneError: A synthesiser is missing or failed.
+        HJPruneError: a synthesiser is missing or failed.
     """
     with ProcessPoolExecutor(nj) as pool:
         lengths = pool.map(partial(_record, rate=rate, seed=seed), recordings, chunksize=8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from espnet_hjprune.errors import HJPruneError
@@ -28,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Steps:
+class TrainingSteps:
     """Batches and optimiser steps of an epoch, number of epochs, and all optimiser steps."""
 
     batches_per_epoch: int
@@ -45,7 +44,7 @@ def training_options(arguments: Sequence[str]) -> dict[str, Any]:
     """The options of :data:`DEFAULTS` among command-line arguments of ESPnet's training.
 
     Raises:
-        HJPruneError: One of them has no value or no number where it needs one.
+        HJPruneError: one of them has no value or no number where it needs one.
     """
     parser = argparse.ArgumentParser(
         add_help=False,
@@ -70,54 +69,39 @@ def training_options(arguments: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def count_steps(config: Mapping[str, Any], shape_files: list[Path], world_size: int = 1) -> Steps:
-    """Count the steps as ESPnet's trainer makes them.
-
-    Batches are made once from the lengths, so every epoch has as many. The trainer steps when
-    ``accum_grad`` batches are complete; a remainder at the end of an epoch makes no step.
-
-    Args:
-        config: Options of ESPnet's training; missing ones have ESPnet's defaults.
-        shape_files: ``speech_shape`` first, then ``text_shape.*``.
-        world_size: Number of processes of distributed training.
+def complete_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of :data:`DEFAULTS`, with their defaults where a configuration lacks them.
 
     Raises:
-        HJPruneError: A shape file is missing, or ESPnet makes no batches with these options.
+        HJPruneError: they make epochs of different lengths.
     """
-    for path in shape_files:
-        if not path.is_file():
-            raise HJPruneError(f"{path} does not exist; run stage 2 first")
     options = DEFAULTS | {key: config[key] for key in DEFAULTS if config.get(key) is not None}
     if options["iterator_type"] != "sequence":
         raise HJPruneError(
             f"iterator_type '{options['iterator_type']}' has no fixed number of steps; "
             "use iterator_type: sequence"
         )
-    batches = options["num_iters_per_epoch"]
-    if batches is None:
-        from espnet2.samplers.build_batch_sampler import build_batch_sampler
+    return options
 
-        try:
-            sampler = build_batch_sampler(
-                type=options["batch_type"],
-                batch_size=int(options["batch_size"]),
-                batch_bins=int(options["batch_bins"]),
-                shape_files=[str(path) for path in shape_files],
-                sort_in_batch=options["sort_in_batch"],
-                sort_batch=options["sort_batch"],
-                drop_last=options["drop_last_iter"],
-                min_batch_size=world_size if world_size > 1 else options["min_batch_size"],
-                fold_lengths=options["fold_length"],
-            )
-        except (RuntimeError, ValueError) as error:
-            raise HJPruneError(
-                f"ESPnet makes no batches with batch_type '{options['batch_type']}': {error}"
-            ) from None
-        batches = len(list(sampler))
-    steps_per_epoch = batches // options["accum_grad"]
+
+def count_steps(options: Mapping[str, Any], batches_per_epoch: int) -> TrainingSteps:
+    """Count the steps as ESPnet's trainer makes them.
+
+    The trainer steps when ``accum_grad`` batches are complete; a remainder at the end of an epoch
+    makes no step.
+
+    Args:
+        options: all of :data:`DEFAULTS`.
+        batches_per_epoch: batches that ESPnet makes with these options.
+
+    Raises:
+        HJPruneError: an epoch would have no step.
+    """
+    steps_per_epoch = batches_per_epoch // options["accum_grad"]
     if steps_per_epoch < 1:
         raise HJPruneError(
-            f"an epoch has {batches} batches, fewer than accum_grad {options['accum_grad']}, so "
-            "training would make no step; lower accum_grad or the batch size"
+            f"an epoch has {batches_per_epoch} batches, fewer than accum_grad "
+            f"{options['accum_grad']}, so training would make no step; lower accum_grad or the "
+            "batch size"
         )
-    return Steps(batches, steps_per_epoch, options["max_epoch"])
+    return TrainingSteps(batches_per_epoch, steps_per_epoch, options["max_epoch"])

@@ -122,7 +122,7 @@ def read_training_log(exp_dir: str | Path) -> TrainingLog:
     """Read ``train.log`` of an experiment, after the older ``train.<N>.log`` of interrupted runs.
 
     Raises:
-        HJPruneError: There is no log, or none with a line of ESPnet's trainer.
+        HJPruneError: there is no log, or none with a line of ESPnet's trainer.
     """
     exp_dir = Path(exp_dir)
     # Rotation counts up with age: train.2.log is older than train.1.log.

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 from tqdm import tqdm
 
 from espnet_hjprune.progress import LINE_SECONDS
 from espnet_hjprune.training.training_log import TrainingLog
 
+# Often enough for a bar that moves, too seldom to be felt beside the job.
 POLL_SECONDS = 0.5
 # The line that batched decoding logs.
 _BATCH = re.compile(r": decoded (\d+) utterances in ")
 # What is shown of the training statistics, if it is there.
 SHOWN = ("loss_ctc", "loss", "acc", "cer_ctc", "sparsity", "target_sparsity")
+SHOWN_VALID = ("cer_ctc", "acc")
 
 
 class Tail:
@@ -27,17 +29,19 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file: TextIO | None = None
-        self.rest = ""
+        self.position = 0
 
     def lines(self) -> Iterator[str]:
         """Complete lines that are new since the last call."""
-        if self.file is None:
-            if not self.path.is_file():
-                return
-            self.file = self.path.open(encoding="utf-8", errors="replace")
-        *complete, self.rest = (self.rest + self.file.read()).split("\n")
-        yield from complete
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.position)
+            complete, newline, _ = file.read().rpartition(b"\n")
+        # What comes behind the last line's end is read again, once the line is complete.
+        self.position += len(complete) + len(newline)
+        if newline:
+            yield from complete.decode("utf-8", errors="replace").split("\n")
 
 
 class TrainingProgress:
@@ -62,12 +66,13 @@ class TrainingProgress:
             if position > done:
                 done, stats = position, newest.stats
         shown = [f"{name}={stats[name]:.3g}" for name in SHOWN if name in stats]
-        valid = [sections.get("valid", {}) for _, sections in sorted(self.log.epochs.items())]
-        if valid:
+        if self.log.epochs:
+            valid = self.log.epochs[max(self.log.epochs)].get("valid", {})
+            # A model without CTC has an error rate that is not a number.
             shown += [
-                f"valid {name}={valid[-1][name]:.3g}"
-                for name in ("cer_ctc", "acc")
-                if valid[-1].get(name, float("nan")) == valid[-1].get(name)
+                f"valid {name}={valid[name]:.3g}"
+                for name in SHOWN_VALID
+                if not math.isnan(valid.get(name, math.nan))
             ]
         return done, " ".join(shown)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from espnet_hjprune.atomic import write_text
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.report.record import result_record
-from espnet_hjprune.report.results import (
+from espnet_hjprune.report.results_json import result_record
+from espnet_hjprune.report.results_md import (
     METRICS,
     Image,
     method_name,
@@ -64,6 +64,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def _name_and_exp(model: str) -> tuple[str, Path]:
+    """Split ``NAME=EXP``."""
     name, found, exp_dir = model.partition("=")
     if not (name and found and exp_dir):
         raise HJPruneError(f"--model '{model}' is not of the form NAME=EXP; write both")
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write and print the report.
 
     Raises:
-        HJPruneError: Options that do not fit together, or results that are missing.
+        HJPruneError: options that do not fit together, or results that are missing.
     """
     args = get_parser().parse_args(argv)
     test_sets = [name for group in args.test_sets for name in group.split()]

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Sequence
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.scoring.sclite import SCORE_TYPES, make_tokenizer, score_files
+from espnet_hjprune.data.tokens import TOKEN_TYPES
+from espnet_hjprune.scoring.sclite import SCORE_TYPES, score_files, scoring_tokenizer
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -17,9 +18,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hyp", required=True, help="recognised text, in the same format")
     parser.add_argument("--utt2spk", required=True, help="speaker of each reference utterance")
     parser.add_argument("--type", choices=SCORE_TYPES, default="wer", help="what to count")
-    parser.add_argument(
-        "--token_type", choices=("char", "bpe", "word"), help="the model's token type, for ter"
-    )
+    parser.add_argument("--token_type", choices=TOKEN_TYPES, help="the model's token type, for ter")
     parser.add_argument("--bpemodel", help="the sentencepiece model, for ter with bpe")
     parser.add_argument("--out_dir", required=True, help="directory for trn files and result")
     return parser
@@ -29,10 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Score and log one line with the result.
 
     Raises:
-        HJPruneError: Bad input, or sclite is missing or fails.
+        HJPruneError: bad input, or sclite is missing or fails.
     """
     args = get_parser().parse_args(argv)
-    tokenize = make_tokenizer(args.type, args.token_type, args.bpemodel)
+    tokenize = scoring_tokenizer(args.type, args.token_type, args.bpemodel)
     counts, missing = score_files(args.ref, args.hyp, args.utt2spk, tokenize, args.out_dir)
     if missing:
         logging.warning(

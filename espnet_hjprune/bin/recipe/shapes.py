@@ -16,7 +16,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the options and write the shape files."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--data_dir", type=Path, required=True, help="has utt2num_samples and text")
-    parser.add_argument("--token_list", type=Path, required=True, help="made by bin.token_list")
+    parser.add_argument(
+        "--token_list", type=Path, required=True, help="made by bin.recipe.token_list"
+    )
     parser.add_argument("--token_type", choices=TOKEN_TYPES, required=True, help="how to split")
     parser.add_argument("--bpemodel", type=Path, help="sentencepiece model; bpe only")
     parser.add_argument("--out_dir", type=Path, required=True, help="where the files are written")

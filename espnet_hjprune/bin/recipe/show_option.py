@@ -5,30 +5,30 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.target import Target
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a value, or ``key=value`` pairs for a mapping.
+    """Print a value; a mapping is a target with a share for each part.
 
     Raises:
-        HJPruneError: The configuration is missing or lacks the option.
+        HJPruneError: the configuration is missing or lacks the option, or a mapping is no target.
     """
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", type=Path, required=True, help="the YAML file")
     parser.add_argument("--option", required=True, help="names from the outside in, with dots")
     args = parser.parse_args(argv)
-    value = read_config(args.config)
+    value: Any = read_config(args.config)
     for name in args.option.split("."):
         if not isinstance(value, dict) or name not in value:
             raise HJPruneError(f"the configuration {args.config} has no option {args.option}")
         value = value[name]
-    if isinstance(value, dict):
-        value = " ".join(f"{key}={item}" for key, item in value.items())
-    print(value)
+    print(Target.parse(value, args.option) if isinstance(value, dict) else value)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.corpora.librispeech import BASE_URL, PARTS, download
+from espnet_hjprune.corpora.librispeech import BASE_URL, SUBSETS, download
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--output_dir", type=Path, required=True, help="archives and LibriSpeech/ go here"
     )
     parser.add_argument(
-        "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="which ones"
+        "--parts", nargs="+", choices=list(SUBSETS), default=list(SUBSETS), help="which ones"
     )
     parser.add_argument("--base_url", default=BASE_URL, help="OpenSLR or a mirror of it")
     args = parser.parse_args(argv)

@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.synthetic.mini_librispeech import MiniConfig, make_corpus, sentences
-from espnet_hjprune.synthetic.mini_tedlium import MiniTalksConfig, make_talks
+from espnet_hjprune.synthetic.mini_librispeech import (
+    MiniLibriSpeechConfig,
+    make_mini_librispeech,
+    sentences,
+)
+from espnet_hjprune.synthetic.mini_tedlium import MiniTedliumConfig, make_mini_tedlium
 
 UTTERANCES = {
     "train-clean-100": 1000,
@@ -44,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
     parser.add_argument("--nj", type=int, default=2, help="number of parallel processes")
     args = parser.parse_args(argv)
-    config = MiniConfig({part: getattr(args, part) for part in UTTERANCES}, args.seed)
-    talks = MiniTalksConfig(args.num_test_tedlium, args.seed)
-    make_corpus(args.output_dir, config, args.nj)
-    make_talks(args.output_dir, talks, sentences(config), args.nj)
+    config = MiniLibriSpeechConfig({part: getattr(args, part) for part in UTTERANCES}, args.seed)
+    talks = MiniTedliumConfig(args.num_test_tedlium, args.seed)
+    make_mini_librispeech(args.output_dir, config, args.nj)
+    make_mini_tedlium(args.output_dir, talks, sentences(config), args.nj)
 
 
 if __name__ == "__main__":

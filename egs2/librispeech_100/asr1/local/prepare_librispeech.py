@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.corpora.librispeech import PARTS, prepare
+from espnet_hjprune.corpora.librispeech import SUBSETS, prepare
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="usually data")
     parser.add_argument(
-        "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="default: all"
+        "--parts", nargs="+", choices=list(SUBSETS), default=list(SUBSETS), help="default: all"
     )
     parser.add_argument(
         "--check_counts",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.synthetic.mini_slurp import MiniConfig, make_corpus
+from espnet_hjprune.synthetic.mini_slurp import MiniSlurpConfig, make_mini_slurp
 
 PROMPTS = {"train": 250, "train_synthetic": 100, "devel": 40, "test": 100}
 
@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
     parser.add_argument("--nj", type=int, default=2, help="number of parallel processes")
     args = parser.parse_args(argv)
-    config = MiniConfig({name: getattr(args, f"num_{name}") for name in PROMPTS}, args.seed)
-    make_corpus(args.output_dir, config, args.nj)
+    config = MiniSlurpConfig({name: getattr(args, f"num_{name}") for name in PROMPTS}, args.seed)
+    make_mini_slurp(args.output_dir, config, args.nj)
 
 
 if __name__ == "__main__":

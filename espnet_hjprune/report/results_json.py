@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from espnet_hjprune.report.results import Metric, Model, environment
+from espnet_hjprune.report.results_md import DecodedModel, Metric, environment
 
 METHOD_KEYS = ("criterion", "units", "target_sparsity", "layers")
 
 
 def result_record(
-    title: str, models: Sequence[Model], summaries: Sequence[Mapping[str, Any]], metric: Metric
+    title: str,
+    models: Sequence[DecodedModel],
+    summaries: Sequence[Mapping[str, Any]],
+    metric: Metric,
 ) -> dict[str, Any]:
     """Collect the figures of decoded models.
 

@@ -21,8 +21,9 @@ from espnet_hjprune.scoring.confusion import (
     confused_table,
     read_confusion,
 )
-from espnet_hjprune.scoring.decoding_log import DecodingTime, read_decoding_time
+from espnet_hjprune.scoring.decoding_time import DecodingTime, read_decoding_time
 from espnet_hjprune.scoring.sclite import SCORE_TYPES, ErrorCounts, parse_result
+from espnet_hjprune.target import Target
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _ERROR_COLUMNS = ("dataset", "Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err")
@@ -50,11 +51,19 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Model:
-    """A decoded model: its scores by type and set, its cost, and its decoding time.
+class DecodedModel:
+    """A decoded model with its cost and its quality.
 
-    ``macs`` and ``params`` are those of the speech encoder, without the task's head.
-    ``confusions`` by set is empty unless the task is classification.
+    Attributes:
+        name: what it is called in tables and figures.
+        exp_dir: its experiment's directory.
+        decode_tag: the directory below it that holds the decoded sets.
+        macs: multiply-accumulates of the speech encoder, without the task's head.
+        params: parameters of the speech encoder.
+        macs_removed: share of the unpruned model's MACs.
+        scores: counts of errors by type (``wer``, ``cer``, ``ter``) and set.
+        decoding: computation and audio of all sets together.
+        confusions: labels by set; empty unless the task is classification.
     """
 
     name: str
@@ -80,7 +89,7 @@ def read_summary(path: str | Path) -> dict[str, Any]:
     """Read the ``summary.json`` of a compaction.
 
     Raises:
-        HJPruneError: The file is missing, is no JSON object, or lacks a part the report needs.
+        HJPruneError: the file is missing, is no JSON object, or lacks a part the report needs.
     """
     try:
         summary = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -100,16 +109,21 @@ def read_summary(path: str | Path) -> dict[str, Any]:
     return summary
 
 
-def method_name(summary: dict[str, Any]) -> str:
-    """Return the name of the pruning method with its target, such as ``HJ-Pruning-MAC 40 %``."""
+def method_name(summary: Mapping[str, Any]) -> str:
+    """Return the name of the pruning method with its target, such as ``HJ-Pruning-MAC 40 %``.
+
+    Raises:
+        HJPruneError: ``target_sparsity`` in the summary is no target.
+    """
     criterion = str(summary.get("criterion", ""))
     name = CRITERION_NAMES.get(criterion, criterion or "pruning")
     if criterion == "size" and "conv" not in summary.get("units", ["conv"]):
         name = "Transformer only"
     target = summary.get("target_sparsity")
-    if isinstance(target, dict):
-        return name + " " + ", ".join(f"{part} {100 * t:g} %" for part, t in target.items())
-    return name if target is None else f"{name} {100 * target:g} %"
+    if target is None:
+        return name
+    shares = Target.parse(target, "target_sparsity of the summary").by_name()
+    return f"{name} " + ", ".join(f"{part} {100 * t:g} %".lstrip() for part, t in shares.items())
 
 
 def read_model(
@@ -120,20 +134,20 @@ def read_model(
     summary: dict[str, Any],
     size: str,
     references: Mapping[str, Path] | None = None,
-) -> Model:
+) -> DecodedModel:
     """Collect what stage 7 left of one model.
 
     Args:
-        name: The name to show.
-        exp_dir: The experiment's directory.
-        decode_tag: The directory below it that holds the decoded sets.
-        test_sets: The decoded sets; each must have word errors, the rest is optional.
-        summary: The compaction's summary.
-        size: The entry of the summary with this model's size, ``dense`` or ``actual``.
-        references: For classification, the true labels of every set, ``utterance label`` lines.
+        name: the name to show.
+        exp_dir: the experiment's directory.
+        decode_tag: the directory below it that holds the decoded sets.
+        test_sets: the decoded sets; each must have word errors, the rest is optional.
+        summary: the compaction's summary.
+        size: the entry of the summary with this model's size, ``dense`` or ``actual``.
+        references: for classification, the true labels of every set, ``utterance label`` lines.
 
     Raises:
-        HJPruneError: A set has no word errors, or sclite's count of wrong labels is not the one
+        HJPruneError: a set has no word errors, or sclite's count of wrong labels is not the one
             that comes from comparing label by label.
     """
     exp_dir = Path(exp_dir)
@@ -152,7 +166,9 @@ def read_model(
         test_set: _recount(reference, decoded / test_set, scores["wer"][test_set])
         for test_set, reference in (references or {}).items()
     }
-    return Model(name, exp_dir, decode_tag, macs, params, removed, scores, decoding, confusions)
+    return DecodedModel(
+        name, exp_dir, decode_tag, macs, params, removed, scores, decoding, confusions
+    )
 
 
 def _recount(reference: Path, decoded: Path, counts: ErrorCounts) -> Confusion:
@@ -222,7 +238,9 @@ def error_table(scores: dict[str, ErrorCounts], decode_tag: str) -> list[list[st
     return rows
 
 
-def project_table(models: Sequence[Model], metric: Metric, seconds: float) -> list[list[str]]:
+def project_table(
+    models: Sequence[DecodedModel], metric: Metric, seconds: float
+) -> list[list[str]]:
     """Return the rows of the table that sets cost against quality, one a model.
 
     ``seconds`` is the length of audio that the MACs are counted for.
@@ -245,7 +263,7 @@ def project_table(models: Sequence[Model], metric: Metric, seconds: float) -> li
     return rows
 
 
-def timing_note(models: Sequence[Model]) -> str:
+def timing_note(models: Sequence[DecodedModel]) -> str:
     """Return the sentence that says how the real-time factors were measured."""
     if not any(model.decoding.utterances for model in models):
         return "RTF: not measured, the decoding left no logs with time stamps."
@@ -259,7 +277,7 @@ def timing_note(models: Sequence[Model]) -> str:
 
 def render(
     title: str,
-    models: Sequence[Model],
+    models: Sequence[DecodedModel],
     table: Sequence[Sequence[str]],
     images: Sequence[Image],
     output: Path,
