@@ -45,23 +45,30 @@ def check_program(name: str) -> None:
 
 
 def import_program(name: str) -> ModuleType:
-    """Import a program and register the plugin with the tasks of ESPnet that it has imported."""
+    """Import a program and put the plugin into those modules of ESPnet that it has imported."""
+    for module in SELDOM_NEEDED:
+        postpone_import(module)
+    # Programs that import a task only when they run find it registered too.
+    espnet_hjprune.register()
     program = importlib.import_module(name)
-    from espnet_hjprune.espnet.tasks import register_tasks
+    if "espnet2.tasks.abs_task" in sys.modules:
+        from espnet_hjprune.espnet.atomic_saving import save_atomically
+        from espnet_hjprune.espnet.tasks import register_tasks
 
-    register_tasks()
+        register_tasks()
+        save_atomically()
     return program
 
 
-def prepare_process() -> None:
-    """What programs of ESPnet get in this process beside the plugin."""
-    # Scripts, and programs that import a task only when they run, find it registered too.
-    espnet_hjprune.register()
+def run_script(path: str) -> None:
+    """Run a script that imports ESPnet itself."""
     for module in SELDOM_NEEDED:
         postpone_import(module)
+    espnet_hjprune.register()
     from espnet_hjprune.espnet.atomic_saving import save_atomically
 
     save_atomically()
+    runpy.run_path(path, run_name="__main__")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -75,13 +82,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments or (arguments[0] == "-m" and len(arguments) < 2):
         raise HJPruneError(USAGE)
     if arguments[0] != "-m":
-        prepare_process()
         sys.argv = arguments
-        runpy.run_path(arguments[0], run_name="__main__")
+        run_script(arguments[0])
         return
     name = arguments[1]
     check_program(name)
-    prepare_process()
     sys.argv = [name, *arguments[2:]]
     os.environ[MODULE_VARIABLE] = name
     program = import_program(name)
@@ -93,7 +98,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__mp_main__":
     # A process that ESPnet has spawned for one of several GPUs.
-    prepare_process()
     import_program(os.environ[MODULE_VARIABLE])
 
 if __name__ == "__main__":
