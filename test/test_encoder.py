@@ -29,7 +29,7 @@ from espnet_hjprune.nn.feature_extractor import FeatureExtractor
 from espnet_hjprune.nn.gate_values import NO_GATES
 from espnet_hjprune.nn.gated_ops import gated_conv1d, gated_linear
 from espnet_hjprune.nn.masking import sample_spans
-from espnet_hjprune.nn.norms import FeatureNorm, normalize_utterances
+from espnet_hjprune.nn.norms import FeatureNorm, normalise_utterances
 from espnet_hjprune.nn.positional_embedding import PositionalConv
 
 NO_DROPOUT = DropoutConfig(0.0, 0.0, 0.0, 0.0)
@@ -113,7 +113,7 @@ def test_shortest_audio_gives_one_frame():
 
 def test_input_normalisation_covers_the_utterance_only():
     wave, lengths = padded_batch([500, 300])
-    normed = normalize_utterances(wave * 3 + 0.5 * (wave != 0), lengths)
+    normed = normalise_utterances(wave * 3 + 0.5 * (wave != 0), lengths)
     for row, length in enumerate(lengths.tolist()):
         source = (wave * 3 + 0.5 * (wave != 0))[row, :length]
         assert (normed[row, :length] - F.layer_norm(source, (length,))).abs().max() < 1e-5

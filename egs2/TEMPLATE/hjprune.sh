@@ -267,7 +267,6 @@ decode_tag=$(name_of "${inference_config}")_${inference_asr_model%.pth}
 # What ESPnet's decoding calls the options of the model
 case "${task}" in
     asr_transducer) model_option=asr ;;
-    cls) model_option=classification ;;
     *) model_option=${task} ;;
 esac
 

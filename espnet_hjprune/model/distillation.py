@@ -80,6 +80,10 @@ def hidden_loss(
 ) -> torch.Tensor:
     """Squared distance of hidden states, relative to the teacher's squares, mean over states.
 
+    Layer by layer as in CoFi (Xia et al. 2022), without a projection, as pruning keeps the
+    features' meaning. Dividing by the teacher's squares, which is ours, makes one weight fit
+    models and layers of any scale.
+
     Args:
         student: states, each ``(batch, time, hidden)``.
         teacher: the same features of the teacher, same shapes.
@@ -104,7 +108,7 @@ def logits_loss(
     lengths: torch.Tensor | None = None,
     temperature: float = 1.0,
 ) -> torch.Tensor:
-    """Kullback-Leibler divergence from the teacher's outputs to the student's.
+    """Kullback-Leibler divergence from the teacher's outputs to the student's (Hinton et al. 2015).
 
     It is summed over positions and averaged over utterances, as ESPnet's losses are, and scaled
     by the squared temperature, so that its gradient keeps its size.

@@ -11,7 +11,7 @@ from espnet_hjprune.nn.feature_extractor import FeatureExtractor
 from espnet_hjprune.nn.feature_projection import FeatureProjection
 from espnet_hjprune.nn.gate_values import NO_GATES, GateValues, scale
 from espnet_hjprune.nn.masking import sample_spans
-from espnet_hjprune.nn.norms import FeatureNorm, normalize_utterances
+from espnet_hjprune.nn.norms import FeatureNorm, normalise_utterances
 from espnet_hjprune.nn.positional_embedding import PositionalConvEmbedding
 from espnet_hjprune.nn.transformer import Transformer
 
@@ -106,7 +106,7 @@ class SpeechEncoder(nn.Module):
             wave = F.pad(wave, (0, shortest - samples))
             samples = shortest
         if self.config.normalize_input:
-            wave = normalize_utterances(wave, lengths, self.config.normalize_epsilon)
+            wave = normalise_utterances(wave, lengths, self.config.normalize_epsilon)
         if batch_invariant:
             lengths = lengths.clamp(min=shortest)
         x = self.feature_extractor(wave, gates, lengths if batch_invariant else None)

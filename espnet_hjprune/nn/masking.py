@@ -10,6 +10,9 @@ def sample_spans(
 ) -> torch.Tensor:
     """Draw spans of ``span`` positions per row.
 
+    The masking of wav2vec 2.0 (Baevski et al. 2020, Section 3.1), which it takes
+    from SpecAugment (Park et al. 2019) and uses in fine-tuning on time steps and on features.
+
     The number of spans is ``prob * length / span``, rounded up or down at random, and at least
     ``min_spans``; starts are drawn without replacement and spans may overlap.
 

@@ -88,7 +88,7 @@ class _KeptNorm(torch.autograd.Function):
         return x_grad.to(x.dtype), None, weight_grad, bias_grad, None
 
 
-def normalize_utterances(
+def normalise_utterances(
     wave: torch.Tensor, lengths: torch.Tensor, epsilon: float = 1e-5
 ) -> torch.Tensor:
     """Scale every utterance of ``(batch, samples)`` to zero mean and unit variance.

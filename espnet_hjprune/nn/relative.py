@@ -21,6 +21,7 @@ class RelativeBias(nn.Module):
     def __init__(self, config: RelativeBiasConfig) -> None:
         super().__init__()
         self.config = config
+        # The scale that Transformers are initialised with; a model that is loaded brings its own.
         self.table = nn.Parameter(torch.randn(config.buckets, config.heads) * 0.02)
 
     def buckets(self, distances: torch.Tensor) -> torch.Tensor:
@@ -55,8 +56,7 @@ class BiasGate(nn.Module):
     A head of the dense model reads ``head_dim`` of the input features, of which pruning leaves
     some. ``dense_features`` says where the hidden features stand in the dense model.
 
-    The gates are those of WavLM (Chen et al. 2022, Eqs. 8 to 10), as its published models compute
-    them: the projection's outputs are summed up in two groups of four.
+    The gates are those of WavLM (Chen et al. 2022), as its published models compute them: the projection's outputs are summed up in two groups of four.
     """
 
     slots: torch.Tensor

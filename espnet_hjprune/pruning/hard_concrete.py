@@ -9,6 +9,7 @@ import torch
 
 # Gauss-Legendre on 64 nodes integrates the tail probability to about 1e-6.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
+# The noise stays away from 0 and 1, whose logits are infinite; float32 tells such values apart.
 _EPSILON = 1e-6
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from espnet_hjprune.errors import HJPruneError
@@ -14,7 +14,7 @@ from espnet_hjprune.pruning.cost import (
     config_counts,
     encoder_cost,
 )
-from espnet_hjprune.target import Part
+from espnet_hjprune.target import PARTS, SEPARATE, Part
 
 PART_UNITS = {"cnn": ("conv",), "transformer": ("head", "ffn", "hidden")}
 
@@ -52,9 +52,7 @@ class Measure:
 
 def pruned_config(config: EncoderConfig) -> EncoderConfig:
     """The configuration as compaction writes it: weight norm fused into the weight."""
-    values = config.to_dict()
-    values["positional"]["weight_norm"] = False
-    return EncoderConfig.from_dict(values)
+    return replace(config, positional=replace(config.positional, weight_norm=False))
 
 
 def measures(config: EncoderConfig, options: PruningConfig) -> list[Measure]:
@@ -64,9 +62,7 @@ def measures(config: EncoderConfig, options: PruningConfig) -> list[Measure]:
         HJPruneError: a target that removing every unit allowed would still miss.
     """
     kind: Literal["macs", "params"] = "macs" if options.criterion == "macs" else "params"
-    parts: tuple[Part | None, ...] = (
-        ("cnn", "transformer") if options.criterion == "sepsize" else (None,)
-    )
+    parts: tuple[Part | None, ...] = PARTS if options.criterion == SEPARATE else (None,)
     found = []
     for part in parts:
         units = tuple(unit for unit in options.units if part is None or unit in PART_UNITS[part])

@@ -62,5 +62,6 @@ class TargetSchedule(nn.Module):
     def _progress(self, step: torch.Tensor) -> torch.Tensor:
         """Share of every rise, ``(levels,)``; a rise of no steps is over where it starts."""
         instant = (self.durations == 0).to(self.durations.dtype)
-        share = (step - self.starts + instant) / self.durations.clamp(min=1e-3)
+        # A rise of no steps counts as one of a step that ends where it starts.
+        share = (step - self.starts + instant) / (self.durations + instant)
         return share.clamp(0.0, 1.0)
