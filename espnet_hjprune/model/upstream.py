@@ -18,7 +18,7 @@ from espnet_hjprune.nn.gate_values import GateValues
 from espnet_hjprune.options import build_dataclass
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.pruner import Pruner
-from espnet_hjprune.upstream.s3prl_source import load_upstream
+from espnet_hjprune.upstream import read_upstream
 
 UPSTREAM_OPTIONS = (
     "upstream",
@@ -100,7 +100,7 @@ class SpeechUpstream(nn.Module):
             config = EncoderConfig.from_dict(options["architecture"])
         elif options.get("upstream"):
             self.source = (options["upstream"], options.get("path_or_url"), download_dir)
-            config, state = load_upstream(*self.source)
+            config, state = read_upstream(*self.source)
             options["architecture"] = config.to_dict()
         else:
             raise HJPruneError("hj_prune needs the name of an s3prl upstream in option upstream")
@@ -117,7 +117,7 @@ class SpeechUpstream(nn.Module):
             raise HJPruneError(f"layer {layer} does not exist; it is -1 or 0 to {layers - 1}")
         self.layer = layer
         if layer != -1:
-            self.encoder.transformer.freeze_above(layer)
+            self.encoder.freeze_above(layer)
         self.tile_factor = int(options.get("tile_factor", 1))
         self.layer_weights = nn.Parameter(torch.zeros(layers)) if multilayer_feature else None
         self.pruner = (
@@ -139,7 +139,7 @@ class SpeechUpstream(nn.Module):
     def reload_pretrained_parameters(self) -> None:
         """Load the upstream's weights again, after ESPnet's ``init`` has overwritten them."""
         if self.source is not None:
-            self.encoder.load_state_dict(load_upstream(*self.source)[1])
+            self.encoder.load_state_dict(read_upstream(*self.source)[1])
         if self.layer_weights is not None:
             nn.init.zeros_(self.layer_weights)
         if self.pruner is not None:
