@@ -67,6 +67,13 @@ def random_encoder(config: EncoderConfig, seed: int = 0) -> SpeechEncoder:
     return encoder
 
 
+def family_encoder(family: str, style: str = "base", seed: int = 0) -> SpeechEncoder:
+    """A random encoder with what is special about a family, of three layers."""
+    config = family_config(family, style)
+    config = replace(config, heads=config.heads[:3], ffn_sizes=config.ffn_sizes[:3])
+    return random_encoder(config, seed)
+
+
 def random_pruner(config: EncoderConfig, seed: int = 0, spread: float = 3.0, **options) -> Pruner:
     """A pruner past its ramp, with random gates."""
     pruner = Pruner(config, PruningConfig(ramp_steps=0, **options)).eval()

@@ -1,8 +1,9 @@
 """LightHuBERT (arXiv 2203.15610): subnets of a HuBERT whose layers can be narrowed.
 
 A published checkpoint holds the weights of a supernet, 12 layers of width 768. s3prl runs one
-subnet of it, and that is what is read here: the leading features, heads and FFN units. As s3prl's
-model, it gives the projected frames as its first state.
+subnet of it, and that is what is read here: the leading features, heads and FFN units. The numbers
+of parameters are the published ones: 67, 27 and 94 million. As with s3prl, the first state is the
+projected frames.
 """
 
 from __future__ import annotations
