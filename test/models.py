@@ -8,13 +8,15 @@ from espnet_hjprune.nn import (
     ConvLayerConfig,
     EncoderConfig,
     PositionalConfig,
-    RelativeBiasConfig,
     SpeechEncoder,
 )
 from espnet_hjprune.pruning import Pruner, PruningConfig, attach
+from espnet_hjprune.upstream.families import FAMILIES as REGISTERED
+from espnet_hjprune.upstream.families import FORMS
+from espnet_hjprune.upstream.huggingface_form import HuggingFaceForm
 
 
-def small_config(style: str = "base", hubert: bool = False, hidden: int = 64) -> EncoderConfig:
+def small_config(style: str = "base", hidden: int = 64) -> EncoderConfig:
     """A small model in the style of the base or the large models."""
     large = style == "large"
     return EncoderConfig(
@@ -27,42 +29,31 @@ def small_config(style: str = "base", hubert: bool = False, hidden: int = 64) ->
         ffn_sizes=[96] * 3,
         positional=PositionalConfig(16, [hidden // 4] * 4),
         extractor_norm="layer" if large else "group",
-        conv_bias=large and not hubert,
+        conv_bias=large,
         norm_first=large,
         normalize_input=large,
-        length_rule="chunk" if hubert else "conv",
     )
+
+
+# Every form of every family, and WavLM without gates on its position bias.
+FAMILIES = [*FORMS, "ungated"]
 
 
 def family_config(family: str, style: str = "base") -> EncoderConfig:
     """A small model with what is special about a family."""
-    chunk = family in ("hubert", "wavlm", "ungated", "unispeech_sat")
-    config = small_config(style, family in ("hubert", "hf_hubert"))
-    config = replace(config, length_rule="chunk" if chunk else "conv")
-    if family in ("wavlm", "hf_wavlm", "ungated"):
+    form = FORMS["wavlm" if family == "ungated" else family]
+    (adapt,) = [owner.adapt for owner in REGISTERED if form in owner.forms]
+    config = adapt(small_config(style))
+    if config.relative is not None:
         # So few buckets that all of them occur.
-        relative = RelativeBiasConfig(32, 40, 4, 16, gated=family != "ungated")
-        return replace(config, relative=relative)
-    if family == "data2vec":
-        positional = PositionalConfig(5, [16] * 4, weight_norm=False, depth=3)
-        return replace(config, positional=positional, extractor_norm="layer")
-    if family == "distiller":
-        return replace(config, projection_norm=False, normalize_input=False, conv_bias=False)
+        gated = family != "ungated"
+        relative = replace(config.relative, buckets=32, max_distance=40, gated=gated)
+        config = replace(config, relative=relative)
+    if config.positional.depth > 1:
+        config = replace(config, positional=replace(config.positional, kernel=5, depth=3))
+    if isinstance(form, HuggingFaceForm):
+        config = replace(config, length_rule="conv")
     return config
-
-
-FAMILIES = [
-    "wav2vec2",
-    "hubert",
-    "wavlm",
-    "ungated",
-    "unispeech_sat",
-    "data2vec",
-    "distiller",
-    "hf_wav2vec2",
-    "hf_hubert",
-    "hf_wavlm",
-]
 
 
 def random_encoder(config: EncoderConfig, seed: int = 0) -> SpeechEncoder:
@@ -74,6 +65,13 @@ def random_encoder(config: EncoderConfig, seed: int = 0) -> SpeechEncoder:
             if parameter.dim() == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     return encoder
+
+
+def family_encoder(family: str, style: str = "base", seed: int = 0) -> SpeechEncoder:
+    """A random encoder with what is special about a family, of three layers."""
+    config = family_config(family, style)
+    config = replace(config, heads=config.heads[:3], ffn_sizes=config.ffn_sizes[:3])
+    return random_encoder(config, seed)
 
 
 def random_pruner(config: EncoderConfig, seed: int = 0, spread: float = 3.0, **options) -> Pruner:

@@ -13,7 +13,6 @@ from models import random_encoder, small_config
 from espnet_hjprune.benchmark.models import (
     RUNTIMES,
     exported_model,
-    family_of,
     own_model,
     peer_model,
     pruned_encoder,
@@ -72,13 +71,6 @@ def test_peers_are_of_the_same_architecture(peer):
     counted = sum(parameter.numel() for parameter in contender.module.parameters())
     # s3prl keeps the quantiser of pre-training, which takes no part in the forward pass.
     assert counted == pytest.approx(expected, rel=0.15 if peer == "s3prl" else 0.02)
-
-
-def test_families_of_named_architectures():
-    assert family_of("wavlm_base_plus") == "wavlm"
-    assert family_of("xls_r_300m") == "wav2vec2"
-    assert family_of("distilhubert") == "distiller"
-    assert family_of("hubert_large") == "hubert"
 
 
 def test_inference_table_json_and_picture(tmp_path, capsys):

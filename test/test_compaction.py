@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import (
     FAMILIES,
-    family_config,
+    family_encoder,
     padded_batch,
     random_encoder,
     random_pruner,
@@ -69,7 +69,7 @@ def double_difference(encoder, gates, wave, lengths):
     target=st.floats(0.01, 0.3),
 )
 def test_gated_equals_compact(style, family, units, seed, target):
-    encoder = random_encoder(family_config(family, style), seed)
+    encoder = family_encoder(family, style, seed=seed)
     try:
         pruner = random_pruner(encoder.config, seed, units=units, target_sparsity=target)
     except HJPruneError as error:
@@ -121,7 +121,7 @@ def edge_gates(encoder, case):
     "case", ["no heads", "no ffn", "one channel", "uneven groups", "one hidden", "soft gates"]
 )
 def test_edges(style, family, case):
-    encoder = random_encoder(family_config(family, style))
+    encoder = family_encoder(family, style)
     torch.manual_seed(0)
     wave, lengths = padded_batch([6000, 3100])
     assert difference(encoder, edge_gates(encoder, case), wave, lengths) <= 1e-5
@@ -163,7 +163,7 @@ def test_full_size_data2vec_in_double_precision():
 
 @pytest.mark.parametrize("family", ["wav2vec2", "wavlm", "data2vec"])
 def test_a_compact_model_can_be_pruned_again(family):
-    encoder = random_encoder(family_config(family))
+    encoder = family_encoder(family)
     first, kept = compact_encoder(encoder, random_pruner(encoder.config, target_sparsity=0.3)())
     pruner = random_pruner(first.config, 1, target_sparsity=0.3)
     wave, lengths = padded_batch([5000, 4000])
@@ -177,7 +177,7 @@ def test_a_compact_model_can_be_pruned_again(family):
 @pytest.mark.parametrize("style", ["base", "large"])
 def test_every_trainable_parameter_of_a_compact_model_is_used(family, style):
     """Distributed training stops at parameters that get no gradient."""
-    encoder = random_encoder(family_config(family, style))
+    encoder = family_encoder(family, style)
     pruner = Pruner(encoder.config, PruningConfig(target_sparsity=0.1, ramp_steps=0)).eval()
     flat = torch.ones_like(pruner.gates.log_alpha)
     for group in pruner.gates.groups:
@@ -206,7 +206,7 @@ def test_scattered_output_has_the_full_width():
 
 def test_all_gates_open_change_nothing():
     for family, style in itertools.product(FAMILIES, ("base", "large")):
-        encoder = random_encoder(family_config(family, style))
+        encoder = family_encoder(family, style)
         pruner = Pruner(encoder.config, PruningConfig(ramp_steps=0))
         gates = pruner.gates.values(torch.ones_like(pruner.gates.log_alpha))
         wave, lengths = padded_batch([6000, 3100])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import FAMILIES, family_config, random_encoder, random_pruner
+from models import FAMILIES, family_encoder, random_pruner
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -50,7 +50,7 @@ def counted_by_us(config, kind, samples):
     samples=st.integers(400, 20000),
 )
 def test_compact_macs_and_parameters_are_exact(style, family, seed, target, samples):
-    encoder = random_encoder(family_config(family, style))
+    encoder = family_encoder(family, style)
     pruner = random_pruner(encoder.config, seed, target_sparsity=target)
     compact, _ = compact_encoder(encoder, pruner())
     assert counted_by_us(compact.config, "macs", samples) == counted_by_torch(compact, samples)

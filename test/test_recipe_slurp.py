@@ -25,8 +25,8 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.synthetic import mini_slurp
 from espnet_hjprune.synthetic.mini_slurp import MiniSlurpConfig, make_mini_slurp
 from espnet_hjprune.synthetic.templates import phrases
+from espnet_hjprune.upstream import read_upstream
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
-from espnet_hjprune.upstream.s3prl_source import load_upstream
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "egs2/slurp/asr1"
@@ -413,9 +413,9 @@ def test_pretraining_lowers_the_loss_and_keeps_the_format(
         with caplog.at_level(logging.INFO):
             pretrain_upstream.main(options)
         losses.append(float(caplog.messages[-1].rpartition(" ")[2]))
-        states.append(load_upstream(f"{family}_local", str(output))[1])
+        states.append(read_upstream(f"{family}_local", str(output))[1])
     assert losses[1] < losses[0]
-    before = load_upstream(f"{family}_local", str(tmp_path / "random.pt"))[1]
+    before = read_upstream(f"{family}_local", str(tmp_path / "random.pt"))[1]
     assert states[1].keys() == before.keys()
     assert not torch.equal(states[1]["projection.weight"], before["projection.weight"])
     (tmp_path / "data/devel/transcript").write_text("")

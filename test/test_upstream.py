@@ -1,10 +1,12 @@
 """Our encoder against s3prl's own forward, on checkpoints in s3prl's format."""
 
-import importlib
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,105 +14,110 @@ import torchaudio
 import transformers
 from models import FAMILIES, family_config, small_config
 
+from espnet_hjprune import upstream
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn import ConvLayerConfig, SpeechEncoder
 from espnet_hjprune.pruning import config_counts, encoder_cost
-from espnet_hjprune.upstream import architecture, load_upstream
+from espnet_hjprune.synthetic.pretrain import PretrainConfig, pretrain
+from espnet_hjprune.upstream import ARCHITECTURES, architecture, read_upstream
 from espnet_hjprune.upstream.fairseq_format import (
     convert_weights,
     fairseq_weights,
     format_conv_layers,
     parse_conv_layers,
 )
+from espnet_hjprune.upstream.families import FAMILIES as REGISTERED
+from espnet_hjprune.upstream.families import FORMS, family_of
+from espnet_hjprune.upstream.huggingface_form import HuggingFaceForm
+from espnet_hjprune.upstream.names import find_form
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
-from espnet_hjprune.upstream.s3prl_names import upstream_family
 
-# What s3prl calls the upstream of a family that is loaded from a file or directory.
-NAMES = {family: f"{family}_local" for family in FAMILIES} | {
-    "ungated": "wavlm_local",
-    "hf_wav2vec2": "hf_wav2vec2_custom",
-    "hf_hubert": "hf_hubert_custom",
-    "hf_wavlm": "hf_wavlm_custom",
-}
+# The upstream of a form that is loaded from a file or directory.
+NAMES = {
+    key: form.names if isinstance(form, HuggingFaceForm) else f"{key}_local"
+    for key, form in FORMS.items()
+} | {"ungated": "wavlm_local"}
 
 
-def their_states(name: str, path: str, waves: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Hidden states of s3prl's upstream, or of transformers, which s3prl wraps."""
-    if name.startswith("hf_"):
+def their_model(name: str, path: str) -> Callable[[list[torch.Tensor]], list[torch.Tensor]]:
+    """Hidden states by s3prl's upstream, or by transformers, which s3prl wraps."""
+    form = find_form(name)
+    if isinstance(form, HuggingFaceForm):
         extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(path)
-        batch = extractor(
-            [wave.numpy() for wave in waves],
-            sampling_rate=16000,
-            return_tensors="pt",
-            padding=True,
-            return_attention_mask=True,
-        )
-        output = transformers.AutoModel.from_pretrained(path).eval()(
-            **batch, output_hidden_states=True
-        )
-        # Whether the last of the hidden states is the output depends on the release.
-        return [*output.hidden_states[:-1], output.last_hidden_state]
-    # Not from s3prl.hub, which does not import beside every torchaudio.
-    hubconf = importlib.import_module(f"s3prl.upstream.{upstream_family(name)}.hubconf")
-    upstream = getattr(hubconf, name)(ckpt=path).eval()
-    states = list(upstream(waves)["hidden_states"])
-    if name == "distiller_local":
-        # The projected frames are no state of ours, and what follows are prediction heads.
-        states = [torch.empty(0), *states[1 : 1 + len(upstream.model.model.encoder.layers)]]
-    return states
+        model = transformers.AutoModel.from_pretrained(path).eval()
+
+        def states_of_transformers(waves):
+            batch = extractor(
+                [wave.numpy() for wave in waves],
+                sampling_rate=16000,
+                return_tensors="pt",
+                padding=True,
+                return_attention_mask=True,
+            )
+            output = model(**batch, output_hidden_states=True)
+            # Whether the last of the hidden states is the output depends on the release.
+            return [*output.hidden_states[:-1], output.last_hidden_state]
+
+        return states_of_transformers
+    upstream = form.expert(name, path).eval()
+
+    def states_of_s3prl(waves):
+        states = list(upstream(waves)["hidden_states"])
+        if name == "distiller_local":
+            # The projected frames are no state of ours, and what follows are prediction heads.
+            states = [torch.empty(0), *states[1 : 1 + len(upstream.model.model.encoder.layers)]]
+        return states
+
+    return states_of_s3prl
 
 
-def compare_with_s3prl(name: str, path: str, waves: list[torch.Tensor]) -> float:
-    """Largest difference of any hidden state on valid frames."""
-    config, state = load_upstream(name, path)
+def compare_with_s3prl(name: str, path: str, *batches: list[torch.Tensor]) -> float:
+    """Largest difference of any hidden state on valid frames, over batches of waves."""
+    config, state = read_upstream(name, path)
     ours = SpeechEncoder(config).eval()
     ours.load_state_dict(state)
-    lengths = torch.tensor([len(w) for w in waves])
-    padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
-    with torch.no_grad():
-        expected = their_states(name, path, waves)
-        states, frames = ours(padded, lengths, all_states=True)
-    assert len(expected) == len(states)
+    theirs = their_model(name, path)
     worst = 0.0
-    for e, s in zip(expected, states, strict=True):
-        for row, length in enumerate(frames.tolist() if e.numel() else []):
-            worst = max(worst, (e[row, :length] - s[row, :length]).abs().max().item())
+    for waves in batches:
+        lengths = torch.tensor([len(w) for w in waves])
+        padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+        with torch.no_grad():
+            expected = theirs(waves)
+            states, frames = ours(padded, lengths, all_states=True)
+        assert len(expected) == len(states)
+        for e, s in zip(expected, states, strict=True):
+            for row, length in enumerate(frames.tolist() if e.numel() else []):
+                worst = max(worst, (e[row, :length] - s[row, :length]).abs().max().item())
     return worst
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("style", ["base", "large"])
 def test_hidden_states_equal_s3prl(tmp_path, family, style):
-    if (family, style) == ("distiller", "large"):
-        pytest.skip("refused: its states are not normalised")
     path = str(tmp_path / "upstream.pt")
     config = family_config(family, style)
     kind = "wavlm" if family == "ungated" else family
     save_random_checkpoint(config, kind, path, seed=3, spread=0.2)
-    loaded, _ = load_upstream(NAMES[family], path)
+    loaded, _ = read_upstream(NAMES[family], path)
     assert replace(loaded, normalize_epsilon=config.normalize_epsilon) == config
     torch.manual_seed(1)
     single = [torch.randn(16123) * 0.1]
     padded = [torch.randn(n) * 0.1 for n in (16000, 9871, 12345)]
-    assert compare_with_s3prl(NAMES[family], path, single) < 1e-4
-    assert compare_with_s3prl(NAMES[family], path, padded) < 1e-4
+    assert compare_with_s3prl(NAMES[family], path, single, padded) < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        ("wav2vec2_base", "wav2vec2"),
-        ("hubert_base", "hubert"),
-        ("wavlm_base_plus", "wavlm"),
-        ("wavlm_large", "wavlm"),
-        ("unispeech_sat_base", "unispeech_sat"),
-        ("data2vec_base", "data2vec"),
-        ("distilhubert", "distiller"),
-        ("wav2vec2_base", "hf_wav2vec2"),
-        ("hubert_base", "hf_hubert"),
-        ("wavlm_base_plus", "hf_wavlm"),
-    ],
-)
+def full_sizes() -> list[tuple[str, str]]:
+    """Of every family the first of its architectures in every form, and what differs more."""
+    first = [
+        (next(iter(family.architectures)), form.key)
+        for family in REGISTERED
+        for form in family.forms
+    ]
+    more = ["wavlm_large", "lighthubert_stage1"]
+    return first + [(name, family_of(name).s3prl.key) for name in more]
+
+
+@pytest.mark.parametrize(("name", "family"), full_sizes())
 def test_full_size_equals_s3prl(tmp_path, name, family):
     path = str(tmp_path / "upstream.pt")
     save_random_checkpoint(architecture(name), family, path)
@@ -123,9 +130,8 @@ def test_full_size_equals_s3prl(tmp_path, name, family):
 def test_weights_survive_the_way_back(tmp_path, family):
     path = tmp_path / "upstream.pt"
     save_random_checkpoint(family_config(family), family, path, spread=0.2)
-    content = torch.load(path, weights_only=False)
-    weights = content.get("model_weight", content.get("model"))
-    config, state = load_upstream(NAMES[family], str(path))
+    weights = torch.load(path, weights_only=False)[FORMS[family].weight_key]
+    config, state = read_upstream(NAMES[family], str(path))
     back = fairseq_weights(state, config)
     assert back.keys() <= weights.keys()
     for key, tensor in back.items():
@@ -166,7 +172,7 @@ def test_named_architectures_are_as_torchaudio_publishes_them(bundle, name):
 
 
 def test_cnn_as_wide_as_transformer_gets_an_identity_projection(tmp_path):
-    config = small_config("base", False)
+    config = small_config("base")
     config.conv_layers[-1] = ConvLayerConfig(64, 2, 2)
     path = str(tmp_path / "upstream.pt")
     save_random_checkpoint(config, "wav2vec2", path)
@@ -200,49 +206,53 @@ def test_published_conv_layer_texts_are_read():
 )
 def test_wrong_upstreams_are_refused(name, path, message):
     with pytest.raises(HJPruneError, match=message):
-        load_upstream(name, path)
+        read_upstream(name, path)
 
 
 def test_hugging_face_checkpoints_of_another_kind_are_refused(tmp_path):
     path = tmp_path / "checkpoint"
     save_random_checkpoint(family_config("hf_wavlm"), "hf_wavlm", path)
     with pytest.raises(HJPruneError, match=r"holds a wavlm model; .* takes hubert models"):
-        load_upstream("hf_hubert_custom", str(path))
+        read_upstream("hf_hubert_custom", str(path))
     (path / "preprocessor_config.json").unlink()
-    assert load_upstream("hf_wavlm_custom", str(path))[0].normalize_input
+    assert read_upstream("hf_wavlm_custom", str(path))[0].normalize_input
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"add_adapter": True}))
     with pytest.raises(HJPruneError, match=r"add_adapter=True|lacks the weight adapter"):
-        load_upstream("hf_wavlm_custom", str(path))
+        read_upstream("hf_wavlm_custom", str(path))
     (path / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.1}))
     with pytest.raises(HJPruneError, match=r"has layer_norm_eps=0\.1"):
-        load_upstream("hf_wavlm_custom", str(path))
+        read_upstream("hf_wavlm_custom", str(path))
     (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 95}))
     with pytest.raises(HJPruneError, match="cannot be loaded as a wavlm model"):
-        load_upstream("hf_wavlm_custom", str(path))
+        read_upstream("hf_wavlm_custom", str(path))
     (path / "config.json").write_text(json.dumps(config))
     weights = (path / "model.safetensors").read_bytes()
     (path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(HJPruneError, match="cannot be loaded as a wavlm model"):
-        load_upstream("hf_wavlm_custom", str(path))
+        read_upstream("hf_wavlm_custom", str(path))
     (path / "model.safetensors").unlink()
     with pytest.raises(HJPruneError, match="cannot be loaded as a wavlm model"):
-        load_upstream("hf_wavlm_custom", str(path))
+        read_upstream("hf_wavlm_custom", str(path))
 
 
-def test_unsupported_options_of_checkpoints_are_named(tmp_path):
+@pytest.mark.parametrize(
+    ("family", "places"),
+    [("distiller", ("Config", "distiller")), ("lighthubert", ("cfg", "model"))],
+)
+def test_unsupported_options_of_checkpoints_are_named(tmp_path, family, places):
     path = tmp_path / "upstream.pt"
-    save_random_checkpoint(family_config("distiller"), "distiller", path)
+    save_random_checkpoint(family_config(family), family, path)
     content = torch.load(path, weights_only=False)
-    content["Config"]["distiller"]["layer_norm_first"] = True
+    content[places[0]][places[1]]["layer_norm_first"] = True
     torch.save(content, path)
     with pytest.raises(HJPruneError, match="has layer_norm_first=True; pruning supports False"):
-        load_upstream("distiller_local", str(path))
+        read_upstream(f"{family}_local", str(path))
 
 
 def test_upstream_names_are_read_without_importing_s3prl():
     code = (
-        "import sys; from espnet_hjprune.upstream.s3prl_names import upstream_names as names; "
+        "import sys; from espnet_hjprune.upstream.names import upstream_names as names; "
         "print(names()['wavlm_large'], names()['apc'], 's3prl' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -251,11 +261,97 @@ def test_upstream_names_are_read_without_importing_s3prl():
 
 def test_checkpoints_of_another_kind_are_refused(tmp_path):
     hubert = str(tmp_path / "hubert.pt")
-    save_random_checkpoint(small_config("base", True), "hubert", hubert)
+    save_random_checkpoint(family_config("hubert"), "hubert", hubert)
     text = tmp_path / "text.pt"
     text.write_text("not a checkpoint")
     weights = tmp_path / "weights.pt"
     torch.save({"weight": torch.zeros(2)}, weights)
     for path in (hubert, str(text), str(weights)):
         with pytest.raises(HJPruneError, match="cannot be read as a wav2vec2 checkpoint"):
-            load_upstream("wav2vec2_local", path)
+            read_upstream("wav2vec2_local", path)
+
+
+def test_families_of_named_architectures():
+    assert family_of("wavlm_base_plus").s3prl.key == "wavlm"
+    assert family_of("xls_r_300m").s3prl.key == "wav2vec2"
+    assert family_of("distilhubert").s3prl.key == "distiller"
+    assert family_of("hubert_large").s3prl.key == "hubert"
+    names = [name for family in REGISTERED for name in family.architectures]
+    assert sorted(names) == sorted(set(names)) == sorted(ARCHITECTURES)
+
+
+def test_only_certain_widths_of_supernets_are_made(tmp_path):
+    with pytest.raises(HJPruneError, match="no subnet of width 64; s3prl runs those of 768, 640"):
+        save_random_checkpoint(small_config(), "lighthubert", tmp_path / "upstream.pt")
+
+
+def test_a_subnet_cannot_be_trained_into_the_file_of_its_supernet(tmp_path):
+    path = tmp_path / "upstream.pt"
+    save_random_checkpoint(family_config("lighthubert"), "lighthubert", path)
+    with pytest.raises(HJPruneError, match="lighthubert_local runs a part of what"):
+        pretrain("lighthubert_local", path, path, tmp_path, "text", PretrainConfig())
+    with pytest.raises(HJPruneError, match="hf_hubert_custom has no checkpoint file of s3prl"):
+        pretrain("hf_hubert_custom", path, path, tmp_path, "text", PretrainConfig())
+
+
+def test_families_are_named_in_their_files_only():
+    """Anything else reads them from the registry."""
+    root = Path(upstream.__file__).parents[1]
+    names = {form.key for form in FORMS.values()} | set(ARCHITECTURES)
+    allowed = {
+        # The default of an option.
+        "bin/bench.py": "wav2vec2_base",
+        # A task of ESPnet that is called as a family is.
+        "model/compaction.py": "hubert",
+    }
+    for path in root.rglob("*.py"):
+        place = path.relative_to(root)
+        words = set(re.findall(r"[\"'](\w+)[\"']", path.read_text(encoding="utf-8")))
+        if "families" not in place.parts:
+            assert words & names <= {allowed.get(place.as_posix())}, place
+
+
+def without_s3prl(code: str) -> str:
+    """Output of code that runs where s3prl cannot be found."""
+    hide = (
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *a: None if name == 's3prl' else find(name, *a)\n"
+        "sys.modules['s3prl'] = None\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", hide + code], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_hugging_face_and_architectures_need_no_s3prl(tmp_path):
+    save_random_checkpoint(family_config("hf_hubert"), "hf_hubert", tmp_path / "model")
+    assert (
+        without_s3prl(
+            "from espnet_hjprune.upstream import ARCHITECTURES, architecture, read_upstream\n"
+            f"config, _ = read_upstream('hf_hubert_custom', {str(tmp_path / 'model')!r})\n"
+            "print(config.hidden_size, architecture('hubert_base').hidden_size)"
+        )
+        == "64 768"
+    )
+    assert without_s3prl(
+        "from espnet_hjprune.errors import HJPruneError\n"
+        "from espnet_hjprune.upstream import read_upstream\n"
+        "try:\n"
+        "    read_upstream('hubert_base')\n"
+        "except HJPruneError as error:\n"
+        "    print(error)"
+    ).startswith("s3prl is not installed; install it (pip install s3prl)")
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_what_a_state_does_not_depend_on_is_frozen(layer):
+    """Also where the first state stands before the positional embedding."""
+    for family in REGISTERED:
+        encoder = SpeechEncoder(family_config(family.s3prl.key)).train()
+        encoder.freeze_above(layer)
+        states, _ = encoder(torch.randn(1, 4000), torch.tensor([4000]), all_states=True)
+        states[layer].square().sum().backward()
+        unused = [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+        assert unused == []

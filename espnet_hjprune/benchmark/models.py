@@ -21,7 +21,8 @@ from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.pruning.slicing import compact_encoder
-from espnet_hjprune.upstream.random_checkpoint import MAKERS, save_random_checkpoint
+from espnet_hjprune.upstream.families import family_of
+from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 PEERS = ("s3prl", "huggingface", "torchaudio")
 # Runtimes of our models beside torch's own: format, quantisation and name of the export.
@@ -50,14 +51,6 @@ class Contender:
     forward: Callable[[torch.Tensor], Any]
     module: nn.Module
     config: EncoderConfig
-
-
-def family_of(upstream: str) -> str:
-    """The family of a named architecture, a key of ``MAKERS``."""
-    families = [family for family in MAKERS if upstream.startswith(family)]
-    if upstream.startswith("distilhubert"):
-        return "distiller"
-    return families[0] if families else "wav2vec2"
 
 
 def own_model(name: str, encoder: SpeechEncoder) -> Contender:
@@ -123,29 +116,27 @@ def peer_model(peer: str, upstream: str, config: EncoderConfig) -> Contender:
 
 
 def _s3prl(upstream: str, config: EncoderConfig) -> Contender:
-    import importlib
-
-    family = family_of(upstream)
+    form = family_of(upstream).s3prl
     with tempfile.TemporaryDirectory() as directory:
         checkpoint = Path(directory) / "upstream.pt"
-        save_random_checkpoint(config, family, checkpoint)
-        hubconf = importlib.import_module(f"s3prl.upstream.{family}.hubconf")
-        expert = getattr(hubconf, f"{family}_local")(ckpt=str(checkpoint)).eval()
+        save_random_checkpoint(config, form.key, checkpoint)
+        expert = form.expert(f"{form.key}_local", str(checkpoint)).eval()
     return Contender("s3prl", lambda wave: expert(list(wave))["hidden_states"][-1], expert, config)
 
 
 def _hugging_face(upstream: str, config: EncoderConfig) -> Contender:
-    family = f"hf_{family_of(upstream)}"
-    if family not in MAKERS:
+    form = family_of(upstream).hugging_face
+    if form is None:
         raise HJPruneError(f"transformers is not compared on {upstream}; leave it out of --peers")
-    model = MAKERS[family](config)[0].eval()
+    model = form.random_model(config)[0].eval()
     return Contender("huggingface", lambda wave: model(wave).last_hidden_state, model, config)
 
 
 def _torchaudio(upstream: str, config: EncoderConfig) -> Contender:
     import torchaudio
 
-    if config.relative is not None or family_of(upstream) not in ("wav2vec2", "hubert"):
+    plain = config.relative is None and config.projection_norm and config.positional.weight_norm
+    if not plain:
         raise HJPruneError(f"torchaudio is not compared on {upstream}; leave it out of --peers")
     model = torchaudio.models.wav2vec2_model(
         extractor_mode="layer_norm" if config.extractor_norm == "layer" else "group_norm",

@@ -124,8 +124,8 @@ def stock_frontend(args: argparse.Namespace) -> Any:
     Raises:
         HJPruneError: ESPnet or s3prl is missing.
     """
-    from espnet_hjprune.benchmark.models import family_of
-    from espnet_hjprune.upstream.architectures import architecture
+    from espnet_hjprune.upstream import architecture
+    from espnet_hjprune.upstream.families import family_of
 
     try:
         from espnet_hjprune.espnet import stock_frontend
@@ -134,8 +134,8 @@ def stock_frontend(args: argparse.Namespace) -> Any:
             f"ESPnet's s3prl frontend takes part only where it is installed ({error}); leave s3prl "
             "out of --peers"
         ) from error
-    family = family_of(args.upstream)
-    return stock_frontend.stock_frontend(family, architecture(args.upstream))
+    form = family_of(args.upstream).s3prl.key
+    return stock_frontend.stock_frontend(form, architecture(args.upstream))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

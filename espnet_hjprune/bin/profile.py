@@ -13,7 +13,7 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.pruning.cost import ModuleCost, config_counts, module_costs
 from espnet_hjprune.target import PARTS, Part
-from espnet_hjprune.upstream.architectures import ARCHITECTURES, architecture
+from espnet_hjprune.upstream import ARCHITECTURES, architecture, read_upstream
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -43,16 +43,10 @@ def find_config(args: argparse.Namespace) -> EncoderConfig:
 
         return read_architecture(Path(args.model_dir) / "config.yaml")
     if args.ckpt:
-        from espnet_hjprune.upstream.s3prl_source import load_upstream
-
-        return load_upstream(args.upstream, args.ckpt)[0]
+        return read_upstream(args.upstream, args.ckpt)[0]
     if args.upstream not in ARCHITECTURES:
-        from espnet_hjprune.upstream.s3prl_names import upstream_family
-        from espnet_hjprune.upstream.s3prl_source import load_upstream
-
-        # A registered upstream brings its own checkpoint.
-        upstream_family(args.upstream)
-        return load_upstream(args.upstream)[0]
+        # An upstream of s3prl that brings its own checkpoint.
+        return read_upstream(args.upstream)[0]
     return architecture(args.upstream)
 
 

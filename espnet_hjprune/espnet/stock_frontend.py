@@ -12,15 +12,15 @@ from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 
-def stock_frontend(family: str, config: EncoderConfig) -> nn.Module:
+def stock_frontend(form: str, config: EncoderConfig) -> nn.Module:
     """The frontend in training mode, with random weights.
 
     Args:
-        family: of the upstream, such as ``wav2vec2``.
+        form: of the upstream, as s3prl calls it, such as ``wav2vec2``.
         config: its architecture.
     """
     with tempfile.TemporaryDirectory() as directory:
         checkpoint = Path(directory) / "upstream.pt"
-        save_random_checkpoint(config, family, checkpoint)
-        conf = {"upstream": f"{family}_local", "path_or_url": str(checkpoint)}
+        save_random_checkpoint(config, form, checkpoint)
+        conf = {"upstream": f"{form}_local", "path_or_url": str(checkpoint)}
         return S3prlFrontend(frontend_conf=conf).train()

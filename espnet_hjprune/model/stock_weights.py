@@ -13,7 +13,7 @@ import torch
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.upstream.fairseq_format import convert_weights
-from espnet_hjprune.upstream.huggingface_source import fairseq_name
+from espnet_hjprune.upstream.stock_frontend import read_stock_weights
 
 # Where the stock frontend holds the model of an upstream, below the frontend.
 STOCK = "upstream.upstream.model."
@@ -39,16 +39,7 @@ def translate_stock_weights(core: SpeechUpstream, state: dict[str, Any], prefix:
     layer_weights = state.pop(prefix + LAYER_WEIGHTS, None)
     if not found:
         return
-    if "model.output_layer.0.weight" in found and core.layer < 1:
-        raise HJPruneError(
-            "the model reads a prediction head of DistilHuBERT, which is what the s3prl frontend "
-            "gives unless it has an option layer; hj_prune keeps the layers only: fine-tune with it"
-        )
-    # Distillation wraps the model once more.
-    weights = {name.removeprefix("model."): tensor for name, tensor in found.items()}
-    if any(name.startswith("feature_projection.") for name in weights):
-        norm = core.config.extractor_norm
-        weights = {fairseq_name(name, norm): tensor for name, tensor in weights.items()}
+    weights = read_stock_weights(found, core.config, core.layer)
     own = core.encoder.state_dict()
     try:
         converted = convert_weights(weights, core.config)

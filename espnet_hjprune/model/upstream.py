@@ -14,7 +14,7 @@ from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.pruner import Pruner
-from espnet_hjprune.upstream.s3prl_source import load_upstream as read_upstream
+from espnet_hjprune.upstream import read_upstream
 
 
 class SpeechUpstream(nn.Module):
@@ -57,7 +57,7 @@ class SpeechUpstream(nn.Module):
                 f"layer {options.layer} does not exist; it is -1 or 0 to {layers - 1}"
             )
         if options.layer != -1:
-            self.encoder.transformer.freeze_above(options.layer)
+            self.encoder.freeze_above(options.layer)
         self.layer_weights = (
             nn.Parameter(torch.zeros(layers)) if options.multilayer_feature else None
         )

@@ -95,6 +95,9 @@ class EncoderConfig:
         relative: the relative position bias; ``None`` for none.
         hidden_features: place of every hidden feature in the dense model; ``None`` for all in
             order.
+        first_state: what the first of the states is: the input of the first Transformer layer
+            (``embedded``), or the projected frames before the positional embedding
+            (``projected``, LightHuBERT).
         normalize_states: normalise every state that readers get over its features.
         output_width: width that readers see; ``None`` for ``hidden_size``.
         output_positions: where the hidden features stand within ``output_width``; the other
@@ -117,6 +120,7 @@ class EncoderConfig:
     relative: RelativeBiasConfig | None = None
     hidden_features: list[int] | None = None
     normalize_epsilon: float = 1e-5
+    first_state: Literal["embedded", "projected"] = "embedded"
     normalize_states: bool = False
     output_width: int | None = None
     output_positions: list[int] | None = None

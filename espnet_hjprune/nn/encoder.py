@@ -62,6 +62,16 @@ class SpeechEncoder(nn.Module):
         """Width of the features that :meth:`forward` returns."""
         return self.config.output_size
 
+    def freeze_above(self, state: int) -> None:
+        """Freeze what state number ``state`` does not depend on.
+
+        Distributed training fails over parameters that never get a gradient.
+        """
+        self.transformer.freeze_above(state)
+        if state == 0 and self.config.first_state == "projected":
+            self.positional_embedding.requires_grad_(False)
+            self.transformer.norm.requires_grad_(False)
+
     def frame_lengths(
         self, lengths: torch.Tensor, samples: int, frames: int, batch_invariant: bool = False
     ) -> torch.Tensor:
@@ -91,7 +101,8 @@ class SpeechEncoder(nn.Module):
             wave: ``(batch, samples)`` at 16 kHz, zero after the end of an utterance.
             lengths: ``(batch,)`` samples.
             gates: gate values of this pass; ``None`` for none.
-            all_states: return the input of every Transformer layer too.
+            all_states: return the input of every Transformer layer too; the first state is what
+                ``config.first_state`` says.
             batch_invariant: give each utterance the states that it has without padding. As in
                 s3prl, they otherwise depend on the batch, through the GroupNorm of the first layer.
 
@@ -117,8 +128,10 @@ class SpeechEncoder(nn.Module):
         x = self.mask_features(x, frame_lengths, gates)
         padding = ~inside.unsqueeze(-1)
         x = x.masked_fill(padding, 0.0)
-        x = x + self.positional_embedding(x, gates.hidden, padding if batch_invariant else None)
-        states = self.transformer(x, inside[:, None, None], gates)
+        positions = self.positional_embedding(x, gates.hidden, padding if batch_invariant else None)
+        states = self.transformer(x + positions, inside[:, None, None], gates)
+        if self.config.first_state == "projected":
+            states[0] = x
         if not all_states:
             states = states[-1:]
         return [self.present(state, gates) for state in states], frame_lengths

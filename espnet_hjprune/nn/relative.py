@@ -56,7 +56,8 @@ class BiasGate(nn.Module):
     A head of the dense model reads ``head_dim`` of the input features, of which pruning leaves
     some. ``dense_features`` says where the hidden features stand in the dense model.
 
-    The gates are those of WavLM (Chen et al. 2022), as its published models compute them: the projection's outputs are summed up in two groups of four.
+    The gates are those of WavLM (Chen et al. 2022), as its published models compute them: the
+    projection's outputs are summed up in two groups of four.
     """
 
     slots: torch.Tensor

@@ -207,10 +207,7 @@ class Transformer(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, TransformerLayer)]
 
     def freeze_above(self, state: int) -> None:
-        """Freeze what state number ``state`` does not depend on.
-
-        Distributed training fails over parameters that never get a gradient.
-        """
+        """Freeze the layers and norms that state number ``state`` does not depend on."""
         for layer in self.layers[state:]:
             layer.requires_grad_(False)
         if self.norm_first and state < len(self.layers):

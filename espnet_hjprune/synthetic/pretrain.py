@@ -21,11 +21,10 @@ from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.progress import progress_bar
+from espnet_hjprune.upstream import read_upstream
 from espnet_hjprune.upstream.fairseq_format import fairseq_weights
-from espnet_hjprune.upstream.s3prl_source import load_upstream
-
-# Where checkpoints of s3prl's upstreams hold their weights.
-WEIGHT_KEYS = ("model_weight", "model", "Distiller")
+from espnet_hjprune.upstream.names import find_form
+from espnet_hjprune.upstream.s3prl_form import S3prlForm
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,19 @@ def pretrain(
     """
     if config.epochs < 1:
         raise HJPruneError("--epochs must be at least 1")
-    encoder_config, state = load_upstream(upstream, str(checkpoint))
+    form = find_form(upstream)
+    if not isinstance(form, S3prlForm):
+        raise HJPruneError(f"{upstream} has no checkpoint file of s3prl; name an upstream that has")
+    encoder_config, state = read_upstream(upstream, str(checkpoint))
+    content = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    weights = content[form.weight_key]
+    # What we add to some families has no place in their files.
+    names = {n: t.shape for n, t in fairseq_weights(state, encoder_config).items() if n in weights}
+    if any(shape != weights[name].shape for name, shape in names.items()):
+        raise HJPruneError(
+            f"{upstream} runs a part of what {checkpoint} holds, which cannot be trained alone; "
+            "name an upstream of another family"
+        )
     utterances, characters = _read(data_dir, text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -124,11 +135,8 @@ def pretrain(
         encoder.load_state_dict(state)
         head = torch.nn.Linear(encoder.output_size, characters + 1)
         loss = _train(encoder.train(), head, utterances, config)
-    content = torch.load(checkpoint, map_location="cpu", weights_only=False)
-    weights = content[next(key for key in WEIGHT_KEYS if key in content)]
     trained = fairseq_weights(encoder.state_dict(), encoder_config)
-    # What we add to some families has no place in their files.
-    weights.update({name: tensor for name, tensor in trained.items() if name in weights})
+    weights.update({name: trained[name] for name in names})
     output.parent.mkdir(parents=True, exist_ok=True)
     with replaced_file(output) as partial:
         torch.save(content, partial)

@@ -1,6 +1,9 @@
-"""Where dense encoders come from: s3prl upstreams and named architectures."""
+"""Where dense encoders come from: upstreams of s3prl and transformers, and named architectures.
+
+A family of upstreams is described in one file of :mod:`espnet_hjprune.upstream.families`.
+"""
 
 from espnet_hjprune.upstream.architectures import ARCHITECTURES, architecture
-from espnet_hjprune.upstream.s3prl_source import load_upstream
+from espnet_hjprune.upstream.read import read_upstream
 
-__all__ = ["ARCHITECTURES", "architecture", "load_upstream"]
+__all__ = ["ARCHITECTURES", "architecture", "read_upstream"]

@@ -1,8 +1,4 @@
-"""Configuration and weights of fairseq-style models (as s3prl holds them) in our encoder's terms.
-
-s3prl's converted checkpoints hold ``task_cfg``, ``model_cfg`` and ``model_weight``; HuBERT adds
-``dictionaries_symbols``.
-"""
+"""Configuration and weights of fairseq's models, as s3prl holds them, in our encoder's terms."""
 
 from __future__ import annotations
 
@@ -17,7 +13,6 @@ from espnet_hjprune.nn.config import (
     ConvLayerConfig,
     EncoderConfig,
     PositionalConfig,
-    RelativeBiasConfig,
 )
 
 _CONV_TERM = re.compile(
@@ -48,48 +43,59 @@ def format_conv_layers(layers: list[ConvLayerConfig]) -> str:
     return "[" + ", ".join(f"({c.channels},{c.kernel},{c.stride})" for c in layers) + "]"
 
 
+def check_options(
+    options: Mapping[str, Any],
+    supported: Mapping[str, tuple[Any, ...]],
+    source: str = "the upstream checkpoint",
+) -> None:
+    """Check that options of a checkpoint have values that our encoder has too.
+
+    Args:
+        options: all options; one that is absent has the first of its supported values.
+        supported: values of every option that matters.
+        source: where the options are from, for the message.
+
+    Raises:
+        HJPruneError: another value.
+    """
+    for option, values in supported.items():
+        value = options.get(option, values[0])
+        value = getattr(value, "value", value)
+        if value not in values:
+            raise HJPruneError(
+                f"{source} has {option}={value}; pruning supports "
+                f"{' or '.join(map(str, values))} only"
+            )
+
+
 def config_from_fairseq(
     model_cfg: Mapping[str, Any], normalize: bool, length_rule: Literal["conv", "chunk"]
 ) -> EncoderConfig:
-    """Translate a fairseq model configuration, also those of WavLM and of DistilHuBERT.
+    """Translate what all families share of a fairseq model configuration.
 
     Args:
-        model_cfg: fields of ``Wav2Vec2Config``, ``HubertConfig``, ``Data2VecAudioConfig`` or
-            ``WavLMConfig``.
+        model_cfg: fields of a configuration such as ``Wav2Vec2Config`` or ``HubertConfig``.
         normalize: whether utterances are scaled to zero mean and unit variance.
         length_rule: see :class:`EncoderConfig`.
 
     Raises:
         HJPruneError: an option that our encoder does not have.
     """
-    for option, supported in (
-        ("layer_type", ("transformer",)),
-        ("activation_fn", ("gelu", "relu")),
-        ("quantize_input", (False,)),
-        ("crop_seq_to_multiple", (1,)),
-    ):
-        value = model_cfg.get(option, supported[0])
-        value = getattr(value, "value", value)
-        if value not in supported:
-            raise HJPruneError(
-                f"the upstream checkpoint has {option}={value}; pruning supports "
-                f"{' or '.join(map(str, supported))} only"
-            )
+    check_options(
+        model_cfg,
+        {
+            "layer_type": ("transformer",),
+            "activation_fn": ("gelu", "relu"),
+            "quantize_input": (False,),
+            "crop_seq_to_multiple": (1,),
+        },
+    )
     hidden = model_cfg["encoder_embed_dim"]
     heads = model_cfg["encoder_attention_heads"]
     layers = model_cfg["encoder_layers"]
     groups = model_cfg["conv_pos_groups"]
     depth = model_cfg.get("pos_conv_depth", 1)
     kernel = model_cfg["conv_pos"]
-    relative = None
-    if model_cfg.get("relative_position_embedding"):
-        relative = RelativeBiasConfig(
-            buckets=model_cfg["num_buckets"],
-            max_distance=model_cfg["max_distance"],
-            heads=heads,
-            head_dim=hidden // heads,
-            gated=bool(model_cfg.get("gru_rel_pos", False)),
-        )
     return EncoderConfig(
         conv_layers=parse_conv_layers(model_cfg["conv_feature_layers"]),
         hidden_size=hidden,
@@ -109,7 +115,6 @@ def config_from_fairseq(
         normalize_input=normalize,
         length_rule=length_rule,
         activation=str(model_cfg.get("activation_fn", "gelu")),  # type: ignore[arg-type]
-        relative=relative,
     )
 
 
@@ -160,14 +165,16 @@ def weight_names(config: EncoderConfig) -> dict[str, tuple[str, ...]]:
             pair(f"{ours}.norm", f"{theirs}.2")
     if config.projection_norm:
         pair("feature_projection.norm", "layer_norm")
-    if config.positional.depth == 1:
-        for part in ("weight_g", "weight_v", "bias"):
-            names[f"positional_embedding.convs.0.{part}"] = (f"encoder.pos_conv.0.{part}",)
-    else:
-        for index in range(config.positional.depth):
-            ours, theirs = f"positional_embedding.convs.{index}", f"encoder.pos_conv.{index}.0"
+    depth = config.positional.depth
+    for index in range(depth):
+        ours = f"positional_embedding.convs.{index}"
+        theirs = "encoder.pos_conv.0" if depth == 1 else f"encoder.pos_conv.{index}.0"
+        if config.positional.weight_norm:
+            names[f"{ours}.weight_g"] = (f"{theirs}.weight_g",)
+            names[f"{ours}.weight_v"] = (f"{theirs}.weight_v",)
+        else:
             names[f"{ours}.weights.0"] = (f"{theirs}.weight",)
-            names[f"{ours}.bias"] = (f"{theirs}.bias",)
+        names[f"{ours}.bias"] = (f"{theirs}.bias",)
     pair("transformer.norm", "encoder.layer_norm")
     if config.relative is not None:
         names["transformer.relative.table"] = (

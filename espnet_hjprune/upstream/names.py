@@ -1,4 +1,4 @@
-"""Which s3prl upstreams can be pruned, found without importing s3prl.
+"""Which upstream names can be read, found without importing s3prl.
 
 ``s3prl.hub`` imports every upstream, and with them packages that newer torchaudio releases broke.
 So the names are read from the text of s3prl's ``hubconf.py`` files, and only the package that
@@ -14,26 +14,21 @@ from functools import cache
 from pathlib import Path
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.upstream.families import FAMILIES, FORMS
+from espnet_hjprune.upstream.form import Form
 
-# s3prl's packages, with the names that users know the families by.
-FAMILIES = {
-    "wav2vec2": "wav2vec2*, xlsr_53, xls_r_*",
-    "hubert": "hubert*",
-    "wavlm": "wavlm*",
-    "unispeech_sat": "unispeech_sat*",
-    "data2vec": "data2vec*",
-    "distiller": "distilhubert*, distiller_*",
-    "hf_wav2vec2": "hf_wav2vec2_custom",
-    "hf_hubert": "hf_hubert_custom",
-    "hf_wavlm": "hf_wavlm_custom",
+# Loaded by transformers alone, also those that s3prl does not have.
+HUGGING_FACE_NAMES = {
+    name: family.hugging_face.key
+    for family in FAMILIES
+    if family.hugging_face is not None
+    for name in (family.hugging_face.key, family.hugging_face.names)
 }
-# s3prl has no upstream for these; they are loaded like its other Hugging Face upstreams.
-OWN_NAMES = {"hf_wavlm": "hf_wavlm", "hf_wavlm_custom": "hf_wavlm"}
 
 
 @cache
 def upstream_names() -> dict[str, str]:
-    """Every upstream name with the package that defines it.
+    """Every upstream name with the key of its form, or with s3prl's package if there is none.
 
     Raises:
         HJPruneError: s3prl is not installed.
@@ -51,22 +46,25 @@ def upstream_names() -> dict[str, str]:
         text = hubconf.read_text(encoding="utf-8")
         for name in re.findall(r"^def ([a-z]\w*)\(", text, re.MULTILINE):
             names[name] = hubconf.parent.name
-    return names | OWN_NAMES
+    return names | HUGGING_FACE_NAMES
 
 
-def upstream_family(name: str) -> str:
-    """Tell which supported family an s3prl upstream name belongs to, without loading it.
+def find_form(name: str) -> Form:
+    """Tell in which form the checkpoints of an upstream are, without loading it.
 
     Raises:
-        HJPruneError: s3prl has no such upstream, or its family cannot be pruned.
+        HJPruneError: s3prl has no such upstream or is not installed, or the family of the
+            upstream cannot be pruned.
     """
+    if name in HUGGING_FACE_NAMES:
+        return FORMS[HUGGING_FACE_NAMES[name]]
     names = upstream_names()
-    supported = ", ".join(FAMILIES.values())
+    supported = ", ".join(form.names for form in FORMS.values())
     if name not in names:
-        known = [known for known, family in names.items() if family in FAMILIES]
+        known = [known for known, key in names.items() if key in FORMS]
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"close names are {', '.join(close)}" if close else f"supported are {supported}"
         raise HJPruneError(f"s3prl has no upstream called {name}; {hint}")
-    if names[name] not in FAMILIES:
+    if names[name] not in FORMS:
         raise HJPruneError(f"the upstream {name} cannot be pruned; supported are {supported}")
-    return names[name]
+    return FORMS[names[name]]

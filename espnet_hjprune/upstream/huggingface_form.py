@@ -1,0 +1,230 @@
+"""Checkpoints of Hugging Face's transformers, of a local directory or by a hub name."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from espnet_hjprune.atomic import replaced_directory
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.nn.config import ConvLayerConfig, EncoderConfig, PositionalConfig
+from espnet_hjprune.upstream.fairseq_format import check_options
+from espnet_hjprune.upstream.form import Form, Loaded, RandomModel
+
+# Of transformers' feature extractor.
+EPSILON = 1e-7
+# Names of transformers as patterns, and the names that fairseq has for the same weights.
+_RENAMED = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^feature_extractor\.conv_layers\.(\d+)\.conv\.", r"feature_extractor.conv_layers.\1.0."),
+        (r"^feature_projection\.layer_norm\.", "layer_norm."),
+        (r"^feature_projection\.projection\.", "post_extract_proj."),
+        (r"^masked_spec_embed$", "mask_emb"),
+        (r"^(encoder)\.pos_conv_embed\.conv\.", r"\1.pos_conv.0."),
+        (r"parametrizations\.weight\.original0$", "weight_g"),
+        (r"parametrizations\.weight\.original1$", "weight_v"),
+        (r"^(encoder\.layers\.\d+)\.layer_norm\.", r"\1.self_attn_layer_norm."),
+        (r"\.attention\.gru_rel_pos_const$", ".self_attn.grep_a"),
+        (r"\.attention\.gru_rel_pos_linear\.", ".self_attn.grep_linear."),
+        (r"\.attention\.rel_attn_embed\.", ".self_attn.relative_attention_bias."),
+        (r"\.attention\.([qkv]|out)_proj\.", r".self_attn.\1_proj."),
+        (r"\.feed_forward\.intermediate_dense\.", ".fc1."),
+        (r"\.feed_forward\.output_dense\.", ".fc2."),
+    )
+]
+
+
+def fairseq_name(name: str, extractor_norm: str) -> str:
+    """Translate the name of a weight from transformers to fairseq."""
+    for pattern, replacement in _RENAMED:
+        name = pattern.sub(replacement, name)
+    place = "2.1" if extractor_norm == "layer" else "2"
+    return re.sub(r"^(feature_extractor\.conv_layers\.\d+)\.layer_norm\.", rf"\1.{place}.", name)
+
+
+def _unchanged(config: EncoderConfig, _: Any) -> EncoderConfig:
+    return config
+
+
+def _no_options(_: EncoderConfig) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class HuggingFaceForm(Form):
+    """Directories (or hub names) with checkpoints of one of transformers' models.
+
+    Attributes:
+        kind: transformers' ``model_type``.
+        model_class: transformers' class of the model without a head.
+        complete: adds to our configuration what only this kind has, from transformers' own.
+        options: these parts of our configuration as options of transformers' configuration.
+    """
+
+    kind: str
+    model_class: str
+    complete: Callable[[EncoderConfig, Any], EncoderConfig] = _unchanged
+    options: Callable[[EncoderConfig], dict[str, Any]] = _no_options
+
+    @property
+    def key(self) -> str:
+        """As s3prl calls its packages for transformers."""
+        return f"hf_{self.kind}"
+
+    @property
+    def names(self) -> str:
+        """The one name, which takes a checkpoint."""
+        return f"{self.key}_custom"
+
+    def needs_path(self, name: str) -> bool:
+        """Always."""
+        return True
+
+    def load(self, name: str, path: str | None, download_dir: str | None) -> Loaded:
+        """Let transformers load the model, then read it off; see :meth:`Form.load`."""
+        transformers = _import_transformers()
+        path = str(path)
+        local = Path(path)
+        if not local.is_dir() and (path.startswith((".", "/")) or local.is_file()):
+            raise HJPruneError(
+                f"{path} is no directory with config.json and weights, as transformers saves them"
+            )
+        try:
+            theirs = transformers.AutoConfig.from_pretrained(path, cache_dir=download_dir)
+            if theirs.model_type != self.kind:
+                raise HJPruneError(
+                    f"{path} holds a {theirs.model_type} model; the upstream {self.names} takes "
+                    f"{self.kind} models"
+                )
+            model, report = getattr(transformers, self.model_class).from_pretrained(
+                path, output_loading_info=True, cache_dir=download_dir
+            )
+        except HJPruneError:
+            raise
+        except Exception as error:
+            # transformers reports broken files through whatever its readers stumble over.
+            reason = " ".join(str(error).split())
+            raise HJPruneError(
+                f"{path} cannot be loaded as a {self.kind} model of transformers ({reason})"
+            ) from error
+        missing = sorted(set(report["missing_keys"]) - {"masked_spec_embed"})
+        if missing:
+            raise HJPruneError(f"{path} lacks the weight {missing[0]}; renew the checkpoint")
+        normalize = _normalises(path, download_dir)
+        config = self.complete(config_from_hugging_face(theirs, path, normalize), theirs)
+        weights = {
+            fairseq_name(name, config.extractor_norm): tensor
+            for name, tensor in model.state_dict().items()
+        }
+        return config, weights
+
+    def random_model(self, config: EncoderConfig) -> RandomModel:
+        """Build transformers' model with random weights, and what saves it as a directory."""
+        transformers = _import_transformers()
+        options = hugging_face_options(config) | self.options(config)
+        theirs = transformers.AutoConfig.for_model(self.kind, **options)
+        model = getattr(transformers, self.model_class)(theirs)
+        extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=config.normalize_input)
+
+        def save(path: Path) -> None:
+            with replaced_directory(path) as directory:
+                model.save_pretrained(directory)
+                extractor.save_pretrained(directory)
+
+        return model, save
+
+
+def _import_transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise HJPruneError(
+            "transformers is not installed; install it (pip install transformers) to load an "
+            "upstream whose name begins with hf_"
+        ) from error
+    return transformers
+
+
+def config_from_hugging_face(theirs: Any, source: str, normalize: bool) -> EncoderConfig:
+    """Translate what all models share of a configuration of transformers.
+
+    Args:
+        theirs: the configuration.
+        source: where it is from, for messages.
+        normalize: whether utterances are scaled to zero mean and unit variance.
+
+    Raises:
+        HJPruneError: an option that our encoder does not have.
+    """
+    check_options(
+        theirs.to_dict(),
+        {
+            "add_adapter": (False,),
+            "hidden_act": ("gelu", "relu"),
+            "feat_extract_activation": ("gelu",),
+            "conv_pos_batch_norm": (False,),
+            "adapter_attn_dim": (None,),
+            "layer_norm_eps": (1e-5,),
+        },
+        source,
+    )
+    hidden, heads = theirs.hidden_size, theirs.num_attention_heads
+    groups = theirs.num_conv_pos_embedding_groups
+    convs = zip(theirs.conv_dim, theirs.conv_kernel, theirs.conv_stride, strict=True)
+    return EncoderConfig(
+        conv_layers=[ConvLayerConfig(*layer) for layer in convs],
+        hidden_size=hidden,
+        head_dim=hidden // heads,
+        heads=[heads] * theirs.num_hidden_layers,
+        ffn_sizes=[theirs.intermediate_size] * theirs.num_hidden_layers,
+        positional=PositionalConfig(theirs.num_conv_pos_embeddings, [hidden // groups] * groups),
+        extractor_norm=theirs.feat_extract_norm,
+        conv_bias=theirs.conv_bias,
+        norm_first=theirs.do_stable_layer_norm,
+        normalize_input=normalize,
+        normalize_epsilon=EPSILON,
+        activation=theirs.hidden_act,
+        projection_norm=getattr(theirs, "feat_proj_layer_norm", True),
+    )
+
+
+def hugging_face_options(config: EncoderConfig) -> dict[str, Any]:
+    """Translate a dense configuration to options of transformers' configurations."""
+    return {
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": len(config.heads),
+        "num_attention_heads": config.heads[0],
+        "intermediate_size": config.ffn_sizes[0],
+        "conv_dim": [layer.channels for layer in config.conv_layers],
+        "conv_kernel": [layer.kernel for layer in config.conv_layers],
+        "conv_stride": [layer.stride for layer in config.conv_layers],
+        "num_feat_extract_layers": len(config.conv_layers),
+        "conv_bias": config.conv_bias,
+        "num_conv_pos_embeddings": config.positional.kernel,
+        "num_conv_pos_embedding_groups": len(config.positional.group_widths),
+        "do_stable_layer_norm": config.norm_first,
+        "feat_extract_norm": config.extractor_norm,
+        "layerdrop": 0.0,
+    }
+
+
+def _normalises(path_or_name: str, download_dir: str | None) -> bool:
+    """Whether the checkpoint's feature extractor scales utterances."""
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(path_or_name, "preprocessor_config.json", cache_dir=download_dir)
+        return bool(json.loads(Path(str(path)).read_text(encoding="utf-8"))["do_normalize"])
+    except (OSError, ValueError, KeyError):
+        logging.warning(
+            "%s does not say in preprocessor_config.json whether audio is normalised; it is "
+            "normalised, as the published base models do",
+            path_or_name,
+        )
+        return True
