@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -187,17 +188,21 @@ class Difference:
 
     def note(self, expected: torch.Tensor, found: torch.Tensor) -> None:
         """Take two outputs of one shape into account."""
-        self.max_abs_diff = max(self.max_abs_diff, (expected - found).abs().max().item())
+        difference = (expected - found).abs().max().item()
+        # A comparison with NaN is false, so it would not count.
+        self.max_abs_diff = max(
+            self.max_abs_diff, math.inf if math.isnan(difference) else difference
+        )
         self.max_abs = max(self.max_abs, expected.abs().max().item())
 
     def check(self, name: str) -> None:
         """Refuse a difference above the tolerance.
 
         Raises:
-            HJPruneError: it is larger, or no number.
+            HJPruneError: it is larger, or an output is no number.
         """
         limit = TOLERANCE * max(1.0, self.max_abs)
-        if not self.max_abs_diff <= limit:
+        if self.max_abs_diff > limit:
             raise HJPruneError(
                 f"the compact model differs from the gated one by {self.max_abs_diff:.1e} in "
                 f"{name}, more than {limit:.1e}; nothing was written, report this as a bug"

@@ -18,11 +18,12 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
     """Make a linear layer that may have no input or no output features."""
     if in_features and out_features:
         return nn.Linear(in_features, out_features)
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, in_features, out_features)
-    nn.init.zeros_(layer.bias)
-    for parameter in layer.parameters():
-        # Empty parameters take no part in the loss, which distributed training would object to.
-        parameter.requires_grad_(parameter.numel() > 0)
+    # torch warns where it has nothing to initialise, so the weight is made here. Empty parameters
+    # take no part in the loss, which distributed training would object to.
+    layer = nn.Linear(1, 1)
+    layer.in_features, layer.out_features = in_features, out_features
+    layer.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
+    layer.bias = nn.Parameter(torch.zeros(out_features), requires_grad=out_features > 0)
     return layer
 
 

@@ -1,0 +1,143 @@
+"""The Python interface: gates on an upstream, compaction, saving and loading."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import family_config, padded_batch, small_config
+
+import espnet_hjprune as hj
+from espnet_hjprune.model import compaction
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
+
+
+def pruned(
+    target: float = 0.5, seed: int = 0, family: str = "wav2vec2", **options
+) -> hj.SpeechUpstream:
+    """An upstream whose gates have a spread, as training gives them, on its target."""
+    torch.manual_seed(seed)
+    upstream = hj.SpeechUpstream(hj.UpstreamOptions(architecture=family_config(family), **options))
+    pruner = upstream.add_gates(PruningConfig(target_sparsity=target, ramp_steps=0))
+    with torch.no_grad():
+        pruner.gates.log_alpha.normal_(0, 3)
+    return upstream.eval()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    target=st.sampled_from([0.2, 0.5, 0.7]),
+    seed=st.integers(0, 1000),
+    options=st.sampled_from(
+        [{}, {"layer": 1}, {"multilayer_feature": True}, {"tile_factor": 2}, {"normalize": True}]
+    ),
+)
+def test_compact_upstreams_give_the_same_to_any_reader(target, seed, options):
+    upstream = pruned(target, seed, **options)
+    wave, lengths = padded_batch([9000, 5000])
+    head = torch.nn.Linear(upstream.output_size(), 7)
+    scattered, narrow = hj.compact(upstream), hj.compact(upstream, scatter=False)
+    own = hj.sliced(head, narrow.kept)
+    with torch.no_grad():
+        expected, frames = upstream(wave, lengths)
+        same, same_frames = scattered.upstream(wave, lengths)
+        fewer, _ = narrow.upstream(wave, lengths)
+    assert torch.equal(frames, same_frames)
+    assert scattered.upstream.output_size() == upstream.output_size()
+    assert narrow.upstream.output_size() == len(narrow.kept)
+    for row, length in enumerate(frames.tolist()):
+        assert (expected[row, :length] - same[row, :length]).abs().max() <= 1e-5
+        difference = head(expected[row, :length]) - own(fewer[row, :length])
+        assert difference.abs().max() <= 1e-5
+    assert scattered.summary["max_abs_diff"] <= 1e-5
+    assert scattered.summary["sparsity"]["actual"] >= target
+    assert upstream.pruner is not None and scattered.upstream.pruner is None
+
+
+def test_a_training_upstream_is_compacted_and_stays_in_training():
+    upstream = pruned().train()
+    result = hj.compact(upstream)
+    assert upstream.training and upstream.pruner.training and not result.upstream.training
+
+
+def test_a_compact_upstream_is_pruned_again():
+    once = hj.compact(pruned(0.3)).upstream
+    once.add_gates(PruningConfig(target_sparsity=0.3, ramp_steps=0))
+    twice = hj.compact(once.eval())
+    assert twice.summary["dense"]["macs"] < hj.compact(pruned(0.2)).summary["actual"]["macs"]
+    assert twice.upstream.output_size() == 64
+    assert len(twice.kept) <= once.config.hidden_size
+
+
+@pytest.mark.parametrize("part", ["weight", "nan"])
+def test_a_compact_model_that_differs_is_refused(monkeypatch, part):
+    slices = compaction.compact_encoder
+
+    def wrong(*args, **kwargs):
+        encoder, kept = slices(*args, **kwargs)
+        with torch.no_grad():
+            if part == "weight":
+                encoder.feature_projection.linear.bias += 0.01
+            else:
+                encoder.feature_projection.linear.bias.fill_(float("nan"))
+        return encoder, kept
+
+    monkeypatch.setattr(compaction, "compact_encoder", wrong)
+    with pytest.raises(hj.HJPruneError, match="differs from the gated one"):
+        hj.compact(pruned())
+
+
+def test_what_cannot_be_compacted_or_saved_is_refused(tmp_path):
+    upstream = pruned()
+    with pytest.raises(hj.HJPruneError, match="has gates already"):
+        upstream.add_gates(PruningConfig())
+    with pytest.raises(hj.HJPruneError, match="compact it before it is saved"):
+        hj.save(upstream, tmp_path / "model")
+    dense = hj.SpeechUpstream(hj.UpstreamOptions(architecture=small_config()))
+    with pytest.raises(hj.HJPruneError, match="has no gates"):
+        hj.compact(dense)
+    rising = copy.deepcopy(dense)
+    rising.add_gates(PruningConfig(ramp_steps=9))
+    with pytest.raises(hj.HJPruneError, match="step 0, before the target finished rising"):
+        hj.compact(rising)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(hj.HJPruneError, match="holds other files"):
+        hj.save(dense, tmp_path)
+    with pytest.raises(hj.HJPruneError, match="needs the name"):
+        hj.UpstreamOptions()
+
+
+def test_models_are_loaded_as_they_were_saved(tmp_path):
+    upstream = hj.compact(pruned()).upstream
+    hj.save(upstream, tmp_path / "model")
+    hj.save(upstream, tmp_path / "model")
+    assert {file.name for file in tmp_path.iterdir()} == {"model"}
+    encoder = hj.load(tmp_path / "model")
+    assert encoder.config == upstream.config
+    wave, lengths = padded_batch([8000])
+    with torch.no_grad():
+        assert torch.equal(encoder(wave, lengths)[0][-1], upstream(wave, lengths)[0])
+
+
+def test_upstreams_by_name(tmp_path):
+    save_random_checkpoint(small_config(), "wav2vec2", tmp_path / "upstream.pt", spread=0.2)
+    upstream = hj.load_upstream("wav2vec2_local", str(tmp_path / "upstream.pt"))
+    again = hj.load_upstream("wav2vec2_local", str(tmp_path / "upstream.pt"))
+    for name, tensor in upstream.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    before = torch.random.get_rng_state()
+    first, second = (hj.random_upstream("wav2vec2_mini", seed=3) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(first.encoder.mask_embedding, second.encoder.mask_embedding)
+    with pytest.raises(hj.HJPruneError, match="no architecture is called"):
+        hj.random_upstream("wav2vec3")
+
+
+def test_gates_of_a_model_on_another_device_go_there():
+    upstream = hj.random_upstream("wav2vec2_mini").to("meta")
+    pruner = upstream.add_gates(PruningConfig())
+    assert pruner.gates.log_alpha.device == upstream.encoder.mask_embedding.device
