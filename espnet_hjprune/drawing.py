@@ -60,7 +60,7 @@ def headline(figure: Figure, text: str) -> None:
     figure.suptitle(text, fontsize=12, fontweight="bold", x=0.01, ha="left")
 
 
-def save(figure: Figure, path: str | Path) -> Path:
+def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG and return its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib
 
-from espnet_hjprune.drawing import COLOURS, MUTED, OUTLINE, STYLE, headline, new_figure, save
+from espnet_hjprune.drawing import COLOURS, MUTED, OUTLINE, STYLE, headline, new_figure, save_figure
 
 
 def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
@@ -55,4 +55,4 @@ def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
         axes.set_title(f"speed-up against {rows[0]['model']} (times)")
         axes.legend(loc="upper left", fontsize=8.5)
         headline(figure, f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}")
-        return save(figure, path)
+        return save_figure(figure, path)

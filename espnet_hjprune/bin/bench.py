@@ -118,7 +118,7 @@ def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def stock_frontend(args: argparse.Namespace) -> Any:
+def make_stock_frontend(args: argparse.Namespace) -> Any:
     """ESPnet's own frontend with the upstream that is compared.
 
     Raises:
@@ -128,14 +128,14 @@ def stock_frontend(args: argparse.Namespace) -> Any:
     from espnet_hjprune.upstream.families import family_of
 
     try:
-        from espnet_hjprune.espnet import stock_frontend
+        from espnet_hjprune.espnet.stock_frontend import stock_frontend
     except ImportError as error:
         raise HJPruneError(
             f"ESPnet's s3prl frontend takes part only where it is installed ({error}); leave s3prl "
             "out of --peers"
         ) from error
     form = family_of(args.upstream).s3prl.key
-    return stock_frontend.stock_frontend(form, architecture(args.upstream))
+    return stock_frontend(form, architecture(args.upstream))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with redirect_stdout(sys.stderr):
         if args.training:
             rows = compare_training(
-                options, stock_frontend(args) if "s3prl" in args.peers else None
+                options, make_stock_frontend(args) if "s3prl" in args.peers else None
             )
         else:
             rows = compare_inference(options)

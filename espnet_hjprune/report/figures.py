@@ -21,7 +21,7 @@ from espnet_hjprune.drawing import (
     STYLE,
     headline,
     new_figure,
-    save,
+    save_figure,
 )
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.report.results_md import method_name
@@ -122,7 +122,7 @@ def plot_architecture(summary: Mapping[str, Any], path: str | Path) -> Path:
             f"{actual['macs'] / 1e9:.3g} of {full['macs'] / 1e9:.3g} GMACs, "
             f"{actual['params'] / 1e6:.3g} of {full['params'] / 1e6:.3g} M parameters",
         )
-        return save(figure, path)
+        return save_figure(figure, path)
 
 
 def _constraints(log: TrainingLog) -> list[str]:
@@ -190,7 +190,7 @@ def plot_pruning(log: TrainingLog, title: str, path: str | Path) -> Path:
         loss.set_xlabel("epoch")
         quality.set_xlabel("epoch")
         headline(figure, title)
-        return save(figure, path)
+        return save_figure(figure, path)
 
 
 def plot_tradeoff(
@@ -260,7 +260,7 @@ def plot_tradeoff(
         axes.set_title(f"{metric} (%)", pad=10)
         axes.set_xlabel("MACs removed (%)")
         headline(figure, title)
-        return save(figure, path)
+        return save_figure(figure, path)
 
 
 def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
@@ -324,4 +324,4 @@ def plot_confusion(confusion: Confusion, title: str, path: str | Path) -> Path:
         axes.set_ylabel("true, with the number of utterances")
         axes.set_title("share of a row's utterances (%)")
         headline(figure, title)
-        return save(figure, path)
+        return save_figure(figure, path)

@@ -17,7 +17,7 @@ from espnet_hjprune.drawing import (
     STYLE,
     headline,
     new_figure,
-    save,
+    save_figure,
 )
 from espnet_hjprune.report.figures import UNIT_TITLES
 from espnet_hjprune.sweep.record import (
@@ -67,7 +67,7 @@ def plot_methods(record: SweepRecord, upstream: str, path: str | Path) -> Path:
             _name_axes(axes, record, test_set)
         panels[0].legend(loc="best", fontsize=8.5)
         headline(figure, f"{upstream}: methods")
-        return save(figure, path)
+        return save_figure(figure, path)
 
 
 def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path) -> Path:
@@ -107,7 +107,7 @@ def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path)
             _name_axes(axes, record, test_set)
         panels[0].legend(loc="best", fontsize=8.5)
         headline(figure, f"{upstream}: separate targets of {method} ({' / '.join(PARTS)})")
-        return save(figure, path)
+        return save_figure(figure, path)
 
 
 def plot_remaining(record: SweepRecord, upstream: str, method: str, path: str | Path) -> Path:
@@ -143,7 +143,7 @@ def plot_remaining(record: SweepRecord, upstream: str, method: str, path: str | 
         panels[0].set_ylabel("target")
         figure.colorbar(image, ax=panels, shrink=0.8, label="share left")
         headline(figure, f"{upstream}: what {method} leaves")
-        return save(figure, path)
+        return save_figure(figure, path)
 
 
 def _shares(group: SweptGroup, kind: str) -> list[float]:

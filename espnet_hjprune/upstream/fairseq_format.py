@@ -43,7 +43,7 @@ def format_conv_layers(layers: list[ConvLayerConfig]) -> str:
     return "[" + ", ".join(f"({c.channels},{c.kernel},{c.stride})" for c in layers) + "]"
 
 
-def check_options(
+def check_supported(
     options: Mapping[str, Any],
     supported: Mapping[str, tuple[Any, ...]],
     source: str = "the upstream checkpoint",
@@ -81,7 +81,7 @@ def config_from_fairseq(
     Raises:
         HJPruneError: an option that our encoder does not have.
     """
-    check_options(
+    check_supported(
         model_cfg,
         {
             "layer_type": ("transformer",),

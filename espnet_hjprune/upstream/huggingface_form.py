@@ -13,7 +13,7 @@ from typing import Any
 from espnet_hjprune.atomic import replaced_directory
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import ConvLayerConfig, EncoderConfig, PositionalConfig
-from espnet_hjprune.upstream.fairseq_format import check_options
+from espnet_hjprune.upstream.fairseq_format import check_supported
 from espnet_hjprune.upstream.form import Form, Loaded, RandomModel
 
 # Of transformers' feature extractor.
@@ -162,7 +162,7 @@ def config_from_hugging_face(theirs: Any, source: str, normalize: bool) -> Encod
     Raises:
         HJPruneError: an option that our encoder does not have.
     """
-    check_options(
+    check_supported(
         theirs.to_dict(),
         {
             "add_adapter": (False,),

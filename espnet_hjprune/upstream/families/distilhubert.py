@@ -11,7 +11,7 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.upstream import sizes
 from espnet_hjprune.upstream.fairseq_format import (
-    check_options,
+    check_supported,
     config_from_fairseq,
     fairseq_from_config,
 )
@@ -29,7 +29,7 @@ def _adapt(config: EncoderConfig) -> EncoderConfig:
 def _read(expert: Any) -> Loaded:
     model = expert.model.model
     options = dict(vars(model.config))
-    check_options(
+    check_supported(
         options,
         {
             "attention_type": ("original",),

@@ -20,7 +20,7 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.upstream import sizes
 from espnet_hjprune.upstream.fairseq_format import (
-    check_options,
+    check_supported,
     config_from_fairseq,
     fairseq_from_config,
 )
@@ -69,7 +69,7 @@ def _published(hidden: int) -> EncoderConfig:
 def _read(expert: Any) -> Loaded:
     model = expert.model
     options = vars(model.cfg)
-    check_options(
+    check_supported(
         options,
         {
             # With pre-norm layers s3prl gives the last state without its norm.
