@@ -1,5 +1,7 @@
 """The constraint: its clock, its multipliers and where it settles."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -204,6 +206,12 @@ def test_only_one_optimiser_of_the_right_kind_trains_gates():
     with pytest.raises(HJPruneError, match="before the scheduler is made"):
         attach(pruner, optimizer)
     pruner.eval()()
+    pruner, _ = make()
+    copied = copy.deepcopy(pruner)
+    with pytest.raises(HJPruneError, match="no optimiser trains the gates"):
+        copied()
+    attach(copied, torch.optim.AdamW(copied.parameters()))
+    copied()
 
 
 def test_averaged_checkpoints_have_an_averaged_clock():

@@ -96,4 +96,4 @@ def attach(pruner: Pruner, optimizer: torch.optim.Optimizer) -> None:
     for parameter in pruner.parameters():
         parameter.register_hook(lambda gradient: gradient * GRADIENT_SCALE)
     optimizer.register_step_post_hook(lambda *_: pruner.constraint.count_step())
-    pruner.is_attached = True
+    pruner.mark_attached()

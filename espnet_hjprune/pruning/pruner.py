@@ -49,8 +49,8 @@ class Pruner(nn.Module):
         self.gates = GateSet(self.config, options)
         self.constraint = Constraint(options)
         self.noise = SharedNoise()
-        # Set by `attach`.
-        self.is_attached = False
+        # The gates that `attach` has put into an optimiser. A copy of this module has others.
+        self._attached: int | None = None
         self._kept: tuple[torch.Tensor, torch.Tensor, torch.Tensor, UnitCounts] | None = None
 
     def forward(self) -> GateValues:
@@ -65,6 +65,15 @@ class Pruner(nn.Module):
         self._check_training()
         device = self.gates.log_alpha.device
         return self.gates.sample(self.noise.generator(device, self.constraint.num_steps))
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether an optimiser trains the gates; a copy of the pruner must be attached itself."""
+        return self._attached == id(self.gates.log_alpha)
+
+    def mark_attached(self) -> None:
+        """Note that an optimiser trains the gates; :func:`.attach` calls it."""
+        self._attached = id(self.gates.log_alpha)
 
     def _check_training(self) -> None:
         """Refuse what would close gates without a constraint, or never."""
