@@ -24,8 +24,8 @@ from espnet_hjprune.plugin import register
 if TYPE_CHECKING:
     from espnet_hjprune.model.compaction import CompactUpstream, compact, sliced
     from espnet_hjprune.model.loading import load, load_upstream, random_upstream, save
-    from espnet_hjprune.model.options import UpstreamOptions
     from espnet_hjprune.model.upstream import SpeechUpstream
+    from espnet_hjprune.model.upstream_options import UpstreamOptions
     from espnet_hjprune.pruning.config import PruningConfig
     from espnet_hjprune.pruning.optimizer import attach
     from espnet_hjprune.pruning.pruner import Pruner
@@ -41,7 +41,7 @@ _HOMES = {
     "Pruner": "pruning.pruner",
     "PruningConfig": "pruning.config",
     "SpeechUpstream": "model.upstream",
-    "UpstreamOptions": "model.options",
+    "UpstreamOptions": "model.upstream_options",
     "attach": "pruning.optimizer",
     "compact": "model.compaction",
     "load": "model.loading",

@@ -1,7 +1,9 @@
-"""Registers the plugin with ESPnet's tasks at the moment they are imported.
+"""Registers the plugin with those modules of ESPnet that are imported, and with those to come.
 
-``import espnet_hjprune`` alone does so, for users whose programs import ESPnet themselves; it
-imports nothing of ESPnet, which takes many seconds. ``espnet_hjprune.bin.run`` registers by itself.
+Importing a task of ESPnet takes many seconds, so nothing is imported for the sake of registering.
+``espnet_hjprune.bin.run`` registers the tasks that a program has imported, by a call. For users
+whose programs only ``import espnet_hjprune``, and for programs that import a task when they run,
+an import hook registers each module at the moment it is imported.
 """
 
 from __future__ import annotations
@@ -14,23 +16,23 @@ from types import ModuleType
 
 TASKS = "espnet2.tasks."
 LIGHTNING = "espnet2.train.lightning_espnet_model"
+TRAINER = "espnet2.train.trainer"
 
 
 def register_with(module: ModuleType) -> None:
-    """Register the plugin with a module of ESPnet that :func:`_concerns` it."""
+    """Register the plugin with a task of ESPnet, or with its Lightning module."""
     if module.__name__ == LIGHTNING:
         from espnet_hjprune.espnet.lightning import register_lightning
 
         register_lightning(module)
+    elif module.__name__ == TRAINER:
+        from espnet_hjprune.espnet.atomic_saving import save_atomically
+
+        save_atomically()
     else:
         from espnet_hjprune.espnet.tasks import register_task
 
         register_task(module)
-
-
-def _concerns(name: str) -> bool:
-    """Whether a module is one to register with."""
-    return name.startswith(TASKS) or name == LIGHTNING
 
 
 class _RegisteringLoader(importlib.abc.Loader):
@@ -49,14 +51,27 @@ class _RegisteringLoader(importlib.abc.Loader):
         register_with(module)
 
 
-class _TaskFinder(importlib.abc.MetaPathFinder):
-    """Finds modules to register with as usual and wraps their loader."""
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds modules to register with as usual and wraps their loader.
+
+    Attributes:
+        with_trainer: whether ESPnet's trainer is one of them, so that it saves atomically.
+    """
+
+    def __init__(self) -> None:
+        self.with_trainer = False
+
+    def concerns(self, name: str) -> bool:
+        """Whether a module is one to register with."""
+        return (
+            name.startswith(TASKS) or name == LIGHTNING or (name == TRAINER and self.with_trainer)
+        )
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Return the usual spec of such a module, ``None`` for any other module."""
-        if not _concerns(name):
+        if not self.concerns(name):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
@@ -64,11 +79,25 @@ class _TaskFinder(importlib.abc.MetaPathFinder):
         return spec
 
 
-def register() -> None:
-    """Register with every task module, those already imported and those to come."""
-    if any(isinstance(finder, _TaskFinder) for finder in sys.meta_path):
-        return
-    sys.meta_path.insert(0, _TaskFinder())
+_finder = _Finder()
+
+
+def register(*, save_atomically: bool = False) -> None:
+    """Register with every module that is imported already, and with those to come.
+
+    Args:
+        save_atomically: also let ESPnet's trainer replace its checkpoints instead of overwriting
+            them, so that a training which is killed can be resumed.
+    """
+    _finder.with_trainer |= save_atomically
     for name, module in list(sys.modules.items()):
-        if _concerns(name) and module is not None:
+        if _finder.concerns(name) and isinstance(module, ModuleType):
             register_with(module)
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+
+
+def unregister_hook() -> None:
+    """Remove the import hook; what is registered stays so."""
+    if _finder in sys.meta_path:
+        sys.meta_path.remove(_finder)

@@ -27,6 +27,6 @@ for _ in range(150):
     optimizer.zero_grad()
 
 result = hj.compact(upstream)
-model["upstream"] = result.upstream  # exact; go on training it as it is
+model["upstream"] = result.upstream  # exact; fine-tune it with a new optimiser
 print(f"{result.summary['sparsity']['actual']:.2%} of the MACs are removed")
-hj.save(result.upstream, "compact")  # hj.load("compact") needs nothing but torch
+hj.save(result.upstream, "compact")  # hj.load("compact") needs neither ESPnet nor s3prl

@@ -1,6 +1,7 @@
 """The constraint: its clock, its multipliers and where it settles."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -194,8 +195,8 @@ def test_gates_leave_the_groups_that_they_were_in():
 
 def test_only_one_optimiser_of_the_right_kind_trains_gates():
     pruner, optimizer = make()
-    with pytest.raises(HJPruneError, match="attached to an optimiser already"):
-        attach(pruner, torch.optim.AdamW(pruner.parameters()))
+    with pytest.raises(HJPruneError, match="trains the gates already"):
+        attach(pruner, optimizer)
     pruner = Pruner(small_config(), PruningConfig()).train()
     with pytest.raises(HJPruneError, match="no optimiser trains the gates"):
         pruner()
@@ -212,6 +213,33 @@ def test_only_one_optimiser_of_the_right_kind_trains_gates():
         copied()
     attach(copied, torch.optim.AdamW(copied.parameters()))
     copied()
+    # The clock follows the last optimiser only.
+    second = torch.optim.AdamW(copied.parameters())
+    attach(copied, second)
+    copied.regularise()[0].backward()
+    second.step()
+    assert int(copied.constraint.num_steps) == 1
+    assert pickle.loads(pickle.dumps(copied)).attachment is None
+    frozen = Pruner(small_config(), PruningConfig()).requires_grad_(False)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
+    with pytest.raises(HJPruneError, match="the gates are frozen"):
+        attach(frozen, optimizer)
+    assert len(optimizer.param_groups) == 1
+
+
+def test_fused_steps_that_a_scaler_skips_do_not_count():
+    pruner = Pruner(small_config(), PruningConfig()).train()
+    optimizer = torch.optim.AdamW(pruner.parameters(), fused=True)
+    attach(pruner, optimizer)
+    scaler = torch.amp.GradScaler("cpu")
+    for spoiled in (True, False):
+        scaler.scale(pruner.regularise()[0]).backward()
+        if spoiled:
+            pruner.gates.log_alpha.grad.fill_(torch.inf)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        assert int(pruner.constraint.num_steps) == (0 if spoiled else 1)
 
 
 def test_averaged_checkpoints_have_an_averaged_clock():

@@ -148,6 +148,7 @@ def test_lightning_trains_the_gates(corpus, tmp_path):
         ({"init_param": ["model.pth"]}, "does nothing with init_param"),
         ({"freeze_param": ["frontend.core.encoder"]}, "does nothing with freeze_param"),
         ({"lightning_conf": {"strategy": "fsdp"}}, "set strategy: ddp"),
+        ({"lightning_conf": {"precision": "bf16-true"}}, "set precision: bf16-mixed"),
         ({"grad_noise": True}, "set grad_noise: false"),
     ],
 )

@@ -1,6 +1,7 @@
 """The plugin inside real ESPnet models: registration, loss, optimiser groups, compaction."""
 
 import copy
+import pickle
 import subprocess
 import sys
 from argparse import Namespace
@@ -485,6 +486,34 @@ def test_a_model_that_no_task_built_is_not_trained(asr, checkpoint):
     frontend = HJPruneFrontend(**config["frontend_conf"]).train()
     with pytest.raises(HJPruneError, match="no optimiser trains the gates"):
         frontend(*padded_batch([9000, 7000]))
+
+
+def test_a_model_that_no_task_built_gets_the_constraint_with_its_optimiser(asr, checkpoint):
+    """As where espnetez builds the model by a function of the user."""
+    config = options(checkpoint, output_dir="exp", optim="adamw", optim_conf={}, sharded_ddp=False)
+    config |= {"exclude_weight_decay": False, "exclude_weight_decay_conf": {}}
+    model = build_model(asr, config)
+    model._forward_hooks.clear()
+    for _ in range(2):
+        asr.ASRTask.build_optimizers(Namespace(**config), model)
+    loss, stats, _ = model.train()(**batch())
+    assert "loss_constraint" in stats and len(model._forward_hooks) == 1
+    loss.backward()
+    copied = pickle.loads(pickle.dumps(model))
+    attach_gates(copied)
+    with torch.no_grad():
+        copied.frontend.core.pruner.constraint.lambda1.fill_(3.0)
+    assert copied(**batch())[1]["lambda1"] == 3.0
+
+
+def test_weights_that_a_user_has_loaded_are_weights(asr, checkpoint):
+    filled = Namespace(**options(checkpoint))
+    state = asr.ASRTask.build_model(filled).state_dict()
+    model = build_model(asr, vars(filled))
+    with pytest.raises(HJPruneError, match="random weights"):
+        check_options(vars(filled), model)
+    model.load_state_dict(state)
+    check_options(vars(filled), model)
 
 
 def test_a_constraint_without_gates_is_refused(asr, checkpoint):

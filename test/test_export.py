@@ -17,8 +17,8 @@ from espnet_hjprune.inference.check import largest_difference, word_errors
 from espnet_hjprune.inference.export import QUANTIZATIONS, SUFFIXES, FeatureModel, export
 from espnet_hjprune.inference.model import load_recogniser
 from espnet_hjprune.inference.runtime import load_exported
-from espnet_hjprune.model.options import UpstreamOptions
 from espnet_hjprune.model.upstream import SpeechUpstream
+from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.nn.export_mode import plain_attention
 from espnet_hjprune.pruning import compact_encoder
 

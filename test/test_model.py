@@ -53,7 +53,8 @@ def test_compact_upstreams_give_the_same_to_any_reader(target, seed, options):
         assert (expected[row, :length] - same[row, :length]).abs().max() <= 1e-5
         difference = head(expected[row, :length]) - own(fewer[row, :length])
         assert difference.abs().max() <= 1e-5
-    assert scattered.summary["max_abs_diff"] <= 1e-5
+    # On louder and longer noise; these features reach 6, where float32 has steps of 5e-7.
+    assert scattered.summary["max_abs_diff"] <= 2e-5
     assert scattered.summary["sparsity"]["actual"] >= target
     assert upstream.pruner is not None and scattered.upstream.pruner is None
 
@@ -61,7 +62,11 @@ def test_compact_upstreams_give_the_same_to_any_reader(target, seed, options):
 def test_a_training_upstream_is_compacted_and_stays_in_training():
     upstream = pruned().train()
     result = hj.compact(upstream)
-    assert upstream.training and upstream.pruner.training and not result.upstream.training
+    assert upstream.training and upstream.pruner.training and result.upstream.training
+    assert not hj.compact(upstream.eval()).upstream.training
+    with pytest.raises(hj.HJPruneError, match="the gates are no numbers"):
+        upstream.pruner.gates.log_alpha.data[3] = float("nan")
+        hj.compact(upstream)
 
 
 def test_a_compact_upstream_is_pruned_again():
@@ -89,6 +94,15 @@ def test_a_compact_model_that_differs_is_refused(monkeypatch, part):
     monkeypatch.setattr(compaction, "compact_encoder", wrong)
     with pytest.raises(hj.HJPruneError, match="differs from the gated one"):
         hj.compact(pruned())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gated_model_that_has_diverged_is_refused(value):
+    upstream = pruned()
+    with torch.no_grad():
+        upstream.encoder.transformer.layers[-1].ffn_norm.bias.fill_(value)
+    with pytest.raises(hj.HJPruneError, match="its training has diverged"):
+        hj.compact(upstream)
 
 
 def test_what_cannot_be_compacted_or_saved_is_refused(tmp_path):
@@ -121,6 +135,24 @@ def test_models_are_loaded_as_they_were_saved(tmp_path):
     wave, lengths = padded_batch([8000])
     with torch.no_grad():
         assert torch.equal(encoder(wave, lengths)[0][-1], upstream(wave, lengths)[0])
+
+
+@pytest.mark.parametrize(
+    "options", [{"layer": 1}, {"multilayer_feature": True, "tile_factor": 2}, {"normalize": True}]
+)
+def test_saved_upstreams_are_fine_tuned_and_pruned_again(tmp_path, options):
+    upstream = hj.compact(pruned(**options)).upstream
+    if upstream.layer_weights is not None:
+        upstream.layer_weights.data.normal_()
+    hj.save(upstream, tmp_path)
+    again = hj.load_upstream("hj_prune_local", str(tmp_path))
+    wave, lengths = padded_batch([8000])
+    with torch.no_grad():
+        expected, frames = upstream(wave, lengths)
+        features, again_frames = again(wave, lengths)
+    assert torch.equal(features, expected) and torch.equal(frames, again_frames)
+    again.add_gates(PruningConfig(target_sparsity=0.2, ramp_steps=0))
+    assert hj.compact(again).summary["max_abs_diff"] <= 1e-5
 
 
 def test_upstreams_by_name(tmp_path):

@@ -744,6 +744,7 @@ stage_3() {
     fi
 }
 
+# What happens in a training step: doc/espnet_integration.md
 stage_4() {
     need "${finetune_exp}/.done" "run stage 3 first"
     need "${finetune_exp}/${init_model}" "choose another --init_model"

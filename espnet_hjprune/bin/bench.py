@@ -128,7 +128,7 @@ def make_stock_frontend(args: argparse.Namespace) -> Any:
     from espnet_hjprune.upstream.families import family_of
 
     try:
-        from espnet_hjprune.espnet.stock_frontend import stock_frontend
+        from espnet_hjprune.espnet.benchmark_peer import stock_frontend
     except ImportError as error:
         raise HJPruneError(
             f"ESPnet's s3prl frontend takes part only where it is installed ({error}); leave s3prl "

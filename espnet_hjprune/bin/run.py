@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-import espnet_hjprune
+from espnet_hjprune import plugin
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.lazy_imports import postpone_import
@@ -45,18 +45,12 @@ def check_program(name: str) -> None:
 
 
 def import_program(name: str) -> ModuleType:
-    """Import a program and put the plugin into those modules of ESPnet that it has imported."""
+    """Import a program, then register the plugin with the tasks that it has imported."""
     for module in SELDOM_NEEDED:
         postpone_import(module)
-    # Programs that import a task only when they run find it registered too.
-    espnet_hjprune.register()
+    plugin.unregister_hook()
     program = importlib.import_module(name)
-    if "espnet2.tasks.abs_task" in sys.modules:
-        from espnet_hjprune.espnet.atomic_saving import save_atomically
-        from espnet_hjprune.espnet.tasks import register_tasks
-
-        register_tasks()
-        save_atomically()
+    plugin.register(save_atomically=True)
     return program
 
 
@@ -64,10 +58,7 @@ def run_script(path: str) -> None:
     """Run a script that imports ESPnet itself."""
     for module in SELDOM_NEEDED:
         postpone_import(module)
-    espnet_hjprune.register()
-    from espnet_hjprune.espnet.atomic_saving import save_atomically
-
-    save_atomically()
+    plugin.register(save_atomically=True)
     runpy.run_path(path, run_name="__main__")
 
 

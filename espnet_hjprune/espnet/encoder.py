@@ -8,8 +8,8 @@ import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model.options import UpstreamOptions
 from espnet_hjprune.model.upstream import SpeechUpstream
+from espnet_hjprune.model.upstream_options import UpstreamOptions
 
 
 class HJPruneEncoder(AbsEncoder):

@@ -8,9 +8,9 @@ import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model.options import UpstreamOptions
 from espnet_hjprune.model.stock_weights import translate_stock_weights
 from espnet_hjprune.model.upstream import SpeechUpstream
+from espnet_hjprune.model.upstream_options import UpstreamOptions
 
 
 class HJPruneFrontend(AbsFrontend):

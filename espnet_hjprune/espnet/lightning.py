@@ -73,6 +73,12 @@ def _check(args: argparse.Namespace, model: torch.nn.Module) -> None:
             raise HJPruneError(
                 f"lightning_train does nothing with {name}; use asr_train or cls_train instead"
             )
+    precision = str(args.lightning_conf.get("precision", ""))
+    if find_pruners(model) and precision.endswith("-true") and precision != "32-true":
+        raise HJPruneError(
+            f"gates are trained in float32, not with the precision {precision}; set precision: "
+            "bf16-mixed in lightning_conf"
+        )
     if find_pruners(model) and args.lightning_conf.get("strategy", "ddp") != "ddp":
         raise HJPruneError(
             f"gates and multipliers are not trained with the strategy "

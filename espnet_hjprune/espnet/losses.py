@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -12,9 +12,6 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.pruning.pruner import Pruner
-
-# A loss, a scalar, and figures for the statistics.
-LossTerm = Callable[[], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 def find_upstreams(model: torch.nn.Module) -> dict[str, SpeechUpstream]:
@@ -29,29 +26,37 @@ def find_pruners(model: torch.nn.Module) -> list[Pruner]:
     return [u.pruner for u in find_upstreams(model).values() if u.pruner is not None]
 
 
-def add_loss(model: AbsESPnetModel, term: LossTerm) -> None:
-    """Let a model add a term to the loss that it returns, and its figures to the statistics.
+class FurtherLoss(ABC):
+    """A forward hook of a model that adds a term to its loss, and figures to its statistics.
 
     The reported ``loss`` stays the task's. What is no loss, such as the embeddings that the
     speaker task asks for in validation, is handed on.
-
-    Args:
-        model: a model of any task, which returns loss, statistics and batch weight.
-        term: called after every forward pass of the model.
     """
 
-    def add(module: torch.nn.Module, inputs: Any, result: Any) -> Any:
+    @abstractmethod
+    def terms(self, model: torch.nn.Module) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """A loss, which is a scalar, and figures, after a forward pass of the model."""
+
+    def __call__(self, model: torch.nn.Module, inputs: Any, result: Any) -> Any:
+        """The hook: loss, statistics and batch weight with the term in them."""
         if not isinstance(result, tuple):
             return None
         loss, stats, weight = result
-        more, figures = term()
+        more, figures = self.terms(model)
         return loss + more.to(loss.dtype), stats | force_gatherable(figures, loss.device), weight
 
-    model.register_forward_hook(add)
+
+class ConstraintLoss(FurtherLoss):
+    """The sparsity constraint of a model's gates."""
+
+    def terms(self, model: torch.nn.Module) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The constraint's loss, and what to log of it."""
+        (pruner,) = find_pruners(model)
+        return pruner.regularise()
 
 
 def add_constraint(model: AbsESPnetModel) -> None:
-    """Put the sparsity constraint of a model's gates, if there are some, into its loss.
+    """Put the sparsity constraint of a model's gates, if there are some, into its loss, once.
 
     Raises:
         HJPruneError: the model has more than one upstream with gates.
@@ -61,5 +66,6 @@ def add_constraint(model: AbsESPnetModel) -> None:
         raise HJPruneError(
             f"the model has {len(pruners)} upstreams with gates; give one of them pruning options"
         )
-    for pruner in pruners:
-        add_loss(model, pruner.regularise)
+    there = any(isinstance(hook, ConstraintLoss) for hook in model._forward_hooks.values())
+    if pruners and not there:
+        model.register_forward_hook(ConstraintLoss())

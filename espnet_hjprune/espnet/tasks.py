@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
@@ -29,14 +28,15 @@ from espnet_hjprune.espnet.losses import add_constraint, find_pruners, find_upst
 from espnet_hjprune.espnet.teacher import add_teacher
 from espnet_hjprune.espnet.training_options import check_options
 from espnet_hjprune.model.espnet_config import NAME, plugin_names, source_options
-from espnet_hjprune.model.options import UpstreamOptions
+from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.pruning.optimizer import attach
+from espnet_hjprune.pruning.pruner import Pruner
 
 SCHEDULER = "linear_warmup_decay"
-TASKS = "espnet2.tasks."
+ABS_TASK = "espnet2.tasks.abs_task"
 # Tasks whose models are made of the models of other tasks build those by their tasks.
 _building = ContextVar("building", default=False)
-_extended: set[type] = set()
+_extended: set[Any] = set()
 
 
 def after_build_model(args: argparse.Namespace, model: AbsESPnetModel) -> None:
@@ -65,25 +65,41 @@ def after_build_model(args: argparse.Namespace, model: AbsESPnetModel) -> None:
 
 
 def after_build_optimizers(
-    task: type, args: argparse.Namespace, model: AbsESPnetModel, optimizer: torch.optim.Optimizer
+    task: type,
+    args: argparse.Namespace,
+    model: AbsESPnetModel,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
     """What is done before a model is trained; decoding does not come here.
 
-    Gates and multipliers get their own groups in the optimiser, and the teacher joins the loss.
+    Gates and multipliers get their own groups in the optimiser, and the teacher joins the loss; the
+    constraint too, if the model was not built by a task.
 
     Raises:
         HJPruneError: the optimiser cannot train gates, or there is no teacher.
     """
+    add_constraint(model)
     for pruner in find_pruners(model):
-        attach(pruner, optimizer)
+        attach(pruner, _optimizer_of(pruner, optimizers))
     nothing_trains = getattr(args, "collect_stats", False) or getattr(args, "dry_run", False)
     if not nothing_trains:
         add_teacher(task, vars(args), model)
 
 
+def _optimizer_of(
+    pruner: Pruner, optimizers: Sequence[torch.optim.Optimizer]
+) -> torch.optim.Optimizer:
+    """The optimiser that got the gates with the model's other parameters; some tasks have two."""
+    gates = id(pruner.gates.log_alpha)
+    for optimizer in optimizers:
+        if any(gates == id(p) for group in optimizer.param_groups for p in group["params"]):
+            return optimizer
+    return optimizers[0]
+
+
 def register_task(module: ModuleType) -> None:
     """Register the plugin with an ``espnet2.tasks`` module; once is enough, twice does no harm."""
-    if module.__name__ == TASKS + "abs_task":
+    if module.__name__ == ABS_TASK:
         from espnet_hjprune.espnet.scheduler import LinearWarmupDecay
 
         module.scheduler_classes[SCHEDULER] = LinearWarmupDecay
@@ -102,21 +118,14 @@ def register_task(module: ModuleType) -> None:
         for value in list(vars(module).values()):
             if inspect.isclass(value) and value.__module__ == module.__name__:
                 _extend_build_model(value)
-
-
-def register_tasks() -> None:
-    """Register the plugin with all modules of tasks that are imported."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith(TASKS) and isinstance(module, ModuleType):
-            register_task(module)
+                _extend_build_optimizers(value)
 
 
 def _extend_build_model(task: type) -> None:
     """First seam: call :func:`after_build_model` at the end of a task's ``build_model``."""
     build = vars(task).get("build_model")
-    if not isinstance(build, classmethod) or task in _extended:
+    if not isinstance(build, classmethod) or build.__func__ in _extended:
         return
-    _extended.add(task)
 
     @functools.wraps(build.__func__)
     def build_model(cls: type, args: argparse.Namespace) -> Any:
@@ -126,6 +135,7 @@ def _extend_build_model(task: type) -> None:
             after_build_model(args, model)
         return model
 
+    _extended.add(build_model)
     task.build_model = classmethod(build_model)  # type: ignore[attr-defined]
 
 
@@ -141,17 +151,20 @@ def _outermost() -> Iterator[bool]:
 
 
 def _extend_build_optimizers(task: type) -> None:
-    """Second seam: check the options, and go on after ``build_optimizers`` of all tasks."""
-    if task in _extended:
+    """Second seam: check the options, and go on after ``build_optimizers``.
+
+    Most tasks have that of the base class.
+    """
+    build = vars(task).get("build_optimizers")
+    if not isinstance(build, classmethod) or build.__func__ in _extended:
         return
-    _extended.add(task)
-    build = vars(task)["build_optimizers"]
 
     @functools.wraps(build.__func__)
     def build_optimizers(cls: type, args: argparse.Namespace, model: Any) -> Any:
         check_options(vars(args), model)
         optimizers = build.__func__(cls, args, model)
-        after_build_optimizers(cls, args, model, optimizers[0])
+        after_build_optimizers(cls, args, model, optimizers)
         return optimizers
 
+    _extended.add(build_optimizers)
     task.build_optimizers = classmethod(build_optimizers)  # type: ignore[attr-defined]

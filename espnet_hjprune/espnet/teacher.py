@@ -20,12 +20,12 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.losses import add_loss, find_upstreams
+from espnet_hjprune.espnet.losses import FurtherLoss, find_upstreams
 from espnet_hjprune.espnet.training_options import uses_threads
 from espnet_hjprune.model.distillation import DistillationConfig, logits_loss
 from espnet_hjprune.model.espnet_config import NAME, unpruned_model
+from espnet_hjprune.model.hidden_states import Lesson
 from espnet_hjprune.model.loading import read_weights
-from espnet_hjprune.model.teacher import Lesson
 from espnet_hjprune.model.upstream import SpeechUpstream
 
 DECODERS = (AbsDecoder, AbsClassifier)
@@ -64,7 +64,7 @@ def add_teacher(task: Any, options: Mapping[str, Any], model: AbsESPnetModel) ->
     file = teacher_file(options, student)
     teacher = load_teacher(task, file, options.get("token_list"))
     logging.info("Taught by %s", file)
-    add_loss(model, Distillation(student, model, teacher, file).loss)
+    model.register_forward_hook(Distillation(student, model, teacher, file))
 
 
 def teacher_file(options: Mapping[str, Any], student: SpeechUpstream) -> str:
@@ -176,7 +176,7 @@ class OutputRecorder:
         self.outputs.append(Output(decoded, lengths))
 
 
-class Distillation:
+class Distillation(FurtherLoss):
     """The distance of a model in training from its teacher, as a further loss.
 
     The teacher is no part of the model: neither is it saved with it nor trained.
@@ -189,7 +189,6 @@ class Distillation:
         if config is None:
             raise ValueError("the student has no options of distillation")
         self.options: DistillationConfig = config
-        self.model = model
         self.teacher = teacher
         self.file = file
         (upstream,) = find_upstreams(teacher).values()
@@ -202,20 +201,23 @@ class Distillation:
 
     def _keep_batch(self, model: Any, inputs: Any, batch: dict[str, Any]) -> None:
         """Forward pre-hook of the model: ESPnet's ``utterance_mvn`` changes what it is given."""
+        # A pass that gave no loss, or failed, has left its states and outputs.
+        for recorder in self.recorders:
+            recorder.take()
+        if self.lesson is not None:
+            self.lesson.forget()
         if model.training:
             self.batch = {k: v.clone() if torch.is_tensor(v) else v for k, v in batch.items()}
 
-    def loss(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def terms(self, model: torch.nn.Module) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Weighted distances of the last forward pass, and each of them for the statistics.
 
         In evaluation nothing is learned, and the loss is 0.
         """
         outputs = self.recorders[0].take()
-        device = next(self.model.parameters()).device
+        device = next(model.parameters()).device
         total = torch.zeros((), device=device)
-        if not self.model.training:
-            if self.lesson is not None:
-                self.lesson.forget()
+        if not model.training:
             return total, {}
         self.teacher.to(device)
         with torch.no_grad():

@@ -107,14 +107,16 @@ def _check_frozen(frozen: list[str], model: torch.nn.Module) -> None:
 
 
 def _check_weights(options: Mapping[str, Any], model: torch.nn.Module) -> None:
-    """An upstream that was built from its architecture gets its weights from a model file."""
+    """An upstream that was built from its architecture must get weights from somewhere."""
     nothing_trains = options.get("collect_stats") or options.get("dry_run")
-    checkpoint = Path(options.get("output_dir") or ".") / "checkpoint.pth"
-    if nothing_trains or (options.get("resume") and checkpoint.is_file()):
+    directory = Path(options.get("output_dir") or ".")
+    resumes = options.get("resume") and (directory / "checkpoint.pth").is_file()
+    # Lightning always resumes from its last checkpoint.
+    if nothing_trains or resumes or (directory / "last.ckpt").is_file():
         return
     entries = [(entry.split(":") + [""] * 4)[:4] for entry in options.get("init_param") or []]
     for name, upstream in find_upstreams(model).items():
-        if upstream.options.architecture is not None and not any(
+        if not upstream.has_weights and not any(
             _fills(f"{name}.encoder", target, excluded) for _, _, target, excluded in entries
         ):
             raise HJPruneError(

@@ -32,7 +32,7 @@ class CompactUpstream:
     """Result of a compaction.
 
     Attributes:
-        upstream: the smaller upstream, in evaluation mode.
+        upstream: the smaller upstream, in the mode and on the device of the gated one.
         kept: hidden features of the gated upstream that it keeps.
         summary: costs and sizes before and after, and ``max_abs_diff`` of the outputs.
     """
@@ -69,7 +69,7 @@ def compact(
     pruner = upstream.pruner
     if pruner is None:
         raise HJPruneError("the upstream has no gates; compaction needs one that was pruned")
-    check_on_target(pruner)
+    check_gates(pruner)
     encoder, kept = compact_encoder(upstream.encoder, pruner.evaluation_gates(), scatter)
     options = replace(
         upstream.options,
@@ -83,16 +83,23 @@ def compact(
     smaller.encoder.load_state_dict(encoder.state_dict())
     if smaller.layer_weights is not None and upstream.layer_weights is not None:
         smaller.layer_weights.data.copy_(upstream.layer_weights)
-    difference = compare(upstream, smaller, kept, {}, waves or noise())
-    return CompactUpstream(smaller, kept, summarise(pruner, encoder) | difference)
+    difference = compare(upstream, smaller, kept, {}, noise() if waves is None else waves)
+    summary = summarise(pruner, encoder) | difference
+    smaller.to(upstream.encoder.mask_embedding.device).train(upstream.training)
+    return CompactUpstream(smaller, kept, summary)
 
 
-def check_on_target(pruner: Pruner) -> None:
-    """Make sure that the target was at a level when the gates were saved.
+def check_gates(pruner: Pruner) -> None:
+    """Make sure that the gates can be compacted: the target was at a level when they were saved.
 
     Raises:
-        HJPruneError: it was still rising, or this is an average over different targets.
+        HJPruneError: it was still rising, this is an average over different targets, or the
+            training has diverged.
     """
+    if not pruner.gates.log_alpha.isfinite().all():
+        raise HJPruneError(
+            "the gates are no numbers, as the training has diverged; prune again with lower rates"
+        )
     if pruner.constraint.mixes_targets:
         raise HJPruneError(
             "the model is an average over epochs of which some had another target or were saved "
@@ -113,7 +120,7 @@ def sliced(linear: nn.Linear, kept: Sequence[int]) -> nn.Linear:
         smaller.weight.copy_(linear.weight[:, list(kept)])
         if linear.bias is not None:
             smaller.bias.copy_(linear.bias)
-    return smaller.to(linear.weight.device).train(linear.training)
+    return smaller.to(linear.weight).train(linear.training)
 
 
 def noise() -> list[torch.Tensor]:
@@ -156,7 +163,7 @@ def compare(
     outputs = {name: Difference() for name in readers}
     batches = [list(waves)] + [[wave] for wave in waves]
     for batch in batches:
-        padded = nn.utils.rnn.pad_sequence(batch, batch_first=True)
+        padded = nn.utils.rnn.pad_sequence(batch, batch_first=True).cpu().float()
         lengths = torch.tensor([len(wave) for wave in batch])
         full, frames = gated(padded, lengths)
         small, small_frames = smaller(padded, lengths)
@@ -193,17 +200,23 @@ class Difference:
         self.max_abs_diff = max(
             self.max_abs_diff, math.inf if math.isnan(difference) else difference
         )
-        self.max_abs = max(self.max_abs, expected.abs().max().item())
+        largest = expected.abs().max().item()
+        self.max_abs = max(self.max_abs, math.inf if math.isnan(largest) else largest)
 
     def check(self, name: str) -> None:
         """Refuse a difference above the tolerance.
 
         Raises:
-            HJPruneError: it is larger, or an output is no number.
+            HJPruneError: it is larger, or the outputs are no numbers.
         """
+        if not math.isfinite(self.max_abs):
+            raise HJPruneError(
+                f"the gated model gives no numbers in {name}, as its training has diverged; train "
+                "it again with lower rates"
+            )
         limit = TOLERANCE * max(1.0, self.max_abs)
         if self.max_abs_diff > limit:
             raise HJPruneError(
                 f"the compact model differs from the gated one by {self.max_abs_diff:.1e} in "
-                f"{name}, more than {limit:.1e}; nothing was written, report this as a bug"
+                f"{name}, more than {limit:.1e}; report this as a bug"
             )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model.compaction import check_on_target, compare
+from espnet_hjprune.model.compaction import check_gates, compare
 from espnet_hjprune.model.espnet_config import compact_config, plugin_options
 from espnet_hjprune.model.loading import build_upstream, read_weights, upstream_path
 from espnet_hjprune.model.summary import summarise
@@ -123,7 +123,7 @@ def compact_model(
     pruner = upstream.pruner
     if pruner is None:
         raise ValueError("the upstream has no gates")
-    check_on_target(pruner)
+    check_gates(pruner)
     readers = linear_readers(model)
     encoder, kept = compact_encoder(
         upstream.encoder, pruner.evaluation_gates(), scatter=readers is None

@@ -18,27 +18,29 @@ from espnet_hjprune.atomic import replaced_directory
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.espnet_config import NAME, plugin_options, upstream_options
-from espnet_hjprune.model.options import UpstreamOptions
 from espnet_hjprune.model.upstream import SpeechUpstream
+from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.upstream.architectures import architecture
 
 # Where the upstream's weights stand in a model, whatever the plugin's part of it is called.
 WEIGHT = re.compile(r"(?:.*\.)?(?:frontend|encoder)\.core\.(.*)")
 # Where they stand in what :func:`save` writes.
-SAVED_PREFIX = "frontend.core.encoder."
+SAVED_PREFIX = "frontend.core."
+# The name by which :func:`load_upstream` takes a model directory.
+OWN_NAME = "hj_prune_local"
 
 
 def load_upstream(
     name: str, path_or_url: str | None = None, download_dir: str | None = None
 ) -> SpeechUpstream:
-    """Load a dense upstream by the name that s3prl has for it.
+    """Load an upstream by the name that s3prl has for it, or one that was pruned before.
 
     Args:
         name: such as ``wav2vec2_base_960``, or ``wav2vec2_local`` and ``hf_hubert_custom``, which
-            need a checkpoint.
-        path_or_url: the checkpoint: a file in s3prl's converted format, or a directory or hub
-            name of Hugging Face for the ``hf_`` names.
+            need a checkpoint; ``hj_prune_local`` for what :func:`save` has written.
+        path_or_url: the checkpoint: a file in s3prl's converted format, a directory or hub name of
+            Hugging Face for the ``hf_`` names, or a model directory.
         download_dir: where downloads are kept; ``None`` for the usual place.
 
     Returns:
@@ -52,6 +54,11 @@ def load_upstream(
         >>> upstream = load_upstream("wav2vec2_local", "wav2vec_small.converted.pt")
         >>> pruner = upstream.add_gates(PruningConfig(target_sparsity=0.4))
     """
+    if name == OWN_NAME:
+        if not path_or_url:
+            raise HJPruneError(f"the upstream {OWN_NAME} needs a model directory; give its path")
+        directory = Path(path_or_url)
+        return load_trained_upstream(directory / "config.yaml", find_weights(directory))
     return SpeechUpstream(
         UpstreamOptions(upstream=name, path_or_url=path_or_url, download_dir=download_dir)
     )
@@ -190,7 +197,9 @@ def load(model_dir: str | Path) -> SpeechEncoder:
 
 
 def save(upstream: SpeechUpstream | SpeechEncoder, model_dir: str | Path) -> None:
-    """Write an upstream without gates as a model directory that :func:`load` reads.
+    """Write an upstream without gates as a model directory.
+
+    :func:`load` reads its encoder, ``load_upstream("hj_prune_local", model_dir)`` all of it.
 
     The directory has ``config.yaml``, in ESPnet's form with the whole architecture inline, and
     ``model.pth``. It appears when it is complete, in the place of one that was there.
@@ -198,16 +207,27 @@ def save(upstream: SpeechUpstream | SpeechEncoder, model_dir: str | Path) -> Non
     Raises:
         HJPruneError: the upstream has gates, or ``model_dir`` holds other files.
     """
-    encoder = upstream.encoder if isinstance(upstream, SpeechUpstream) else upstream
-    if isinstance(upstream, SpeechUpstream) and upstream.pruner is not None:
-        raise HJPruneError("the upstream has gates; compact it before it is saved")
+    if isinstance(upstream, SpeechEncoder):
+        encoder, prefix = upstream, "encoder."
+        options = UpstreamOptions(architecture=upstream.config)
+    else:
+        encoder, options, prefix = upstream.encoder, upstream.options, ""
+        if upstream.pruner is not None:
+            raise HJPruneError("the upstream has gates; compact it before it is saved")
     target = Path(model_dir)
+    if target.is_file():
+        raise HJPruneError(f"{target} is a file; give a directory")
     if target.exists() and {file.name for file in target.iterdir()} - {"config.yaml", "model.pth"}:
         raise HJPruneError(f"{target} holds other files than a model; give another directory")
-    source = {"architecture": encoder.config.to_dict()}
-    config = {"frontend": NAME, "frontend_conf": {"frontend_conf": source}}
+    source = {"architecture": encoder.config.to_dict(), "tile_factor": options.tile_factor}
+    conf = {
+        "frontend_conf": source,
+        "multilayer_feature": options.multilayer_feature,
+        "layer": options.layer,
+    }
+    config = {"frontend": NAME, "frontend_conf": conf}
     with replaced_directory(target) as directory:
         text = yaml.safe_dump(config, sort_keys=False)
         (directory / "config.yaml").write_text(text, encoding="utf-8")
-        state = {f"{SAVED_PREFIX}{name}": t for name, t in encoder.state_dict().items()}
+        state = {f"{SAVED_PREFIX}{prefix}{n}": t for n, t in upstream.state_dict().items()}
         torch.save(state, directory / "model.pth")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model.options import UpstreamOptions
+from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.config import PruningConfig
@@ -29,6 +30,7 @@ class SpeechUpstream(nn.Module):
     Attributes:
         options: what it was made from.
         encoder: the encoder, dense or compact.
+        has_weights: whether weights were loaded, from a checkpoint or by ``load_state_dict``.
         pruner: gates and constraint; ``None`` without.
 
     Example:
@@ -49,6 +51,9 @@ class SpeechUpstream(nn.Module):
         if options.normalize:
             config = replace(config, normalize_states=True)
         self.encoder = SpeechEncoder(config, options.dropout, options.masking)
+        # Random weights are of no use; who trains must have loaded some.
+        self.has_weights = False
+        self.encoder.register_load_state_dict_post_hook(self._note_weights)
         if state is not None:
             self.encoder.load_state_dict(state)
         layers = len(config.heads) + 1
@@ -70,6 +75,10 @@ class SpeechUpstream(nn.Module):
         options = self.options
         assert options.upstream is not None
         return read_upstream(options.upstream, options.path_or_url, options.download_dir)
+
+    def _note_weights(self, *_: Any) -> None:
+        """Hook of the encoder's ``load_state_dict``."""
+        self.has_weights = True
 
     def add_gates(self, options: PruningConfig) -> Pruner:
         """Put gates on the units of the encoder, all of them open.

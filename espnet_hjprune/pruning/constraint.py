@@ -50,9 +50,9 @@ class Constraint(nn.Module):
         self._note_progress()
 
     @torch.no_grad()
-    def count_step(self) -> None:
-        """Advance the clock by one optimiser step."""
-        self.num_steps += 1
+    def count_step(self, steps: float | torch.Tensor = 1.0) -> None:
+        """Advance the clock by one optimiser step, or by none where it was skipped."""
+        self.num_steps += steps
         self._note_progress()
 
     def _note_progress(self) -> None:

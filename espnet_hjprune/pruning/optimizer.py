@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.pruning.attachment import Attachment
 from espnet_hjprune.pruning.pruner import Pruner
 
 # Names of the parameter groups, by which a scheduler finds them.
@@ -53,8 +54,13 @@ def attach(pruner: Pruner, optimizer: torch.optim.Optimizer) -> None:
     """Let an optimiser train the gates and multipliers of a pruner beside the weights.
 
     They are taken out of the optimiser's groups, if they are in some, and put into groups of their
-    own. Every step of this optimiser, and no other, advances the clock of the target. Call it once,
-    before a scheduler is made.
+    own. Every step of this optimiser, and no other, advances the clock of the target. Call it
+    before a scheduler is made; a stock scheduler changes the rates of gates and multipliers like
+    all others, unless it gets a function for each group, as ``LambdaLR`` takes them.
+
+    Attached to another optimiser, the gates leave the one before. With several processes
+    (``DistributedDataParallel``), let the module that is wrapped return task loss and constraint
+    together, and give all processes the same seed, which the gates are drawn from.
 
     Args:
         pruner: the gates of an upstream.
@@ -62,8 +68,8 @@ def attach(pruner: Pruner, optimizer: torch.optim.Optimizer) -> None:
             made of all parameters of the model.
 
     Raises:
-        HJPruneError: the optimiser cannot train gates, has a scheduler already, or the pruner is
-            attached already.
+        HJPruneError: the optimiser cannot train gates, trains these already, or has a scheduler;
+            the gates are frozen or not in float32.
 
     Example:
         >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -79,9 +85,13 @@ def attach(pruner: Pruner, optimizer: torch.optim.Optimizer) -> None:
             "the optimiser has a scheduler already, which would not know the groups of gates and "
             "multipliers; attach the pruner before the scheduler is made"
         )
-    if pruner.is_attached:
-        raise HJPruneError("the gates are attached to an optimiser already; attach them once")
+    pruner.check_trainable()
     own = {id(parameter) for parameter in pruner.parameters()}
+    for group in optimizer.param_groups:
+        if group.get("name") == GATES and own & {id(parameter) for parameter in group["params"]}:
+            raise HJPruneError("this optimiser trains the gates already; attach them once")
+    if pruner.attachment is not None:
+        pruner.attachment.release()
     for group in optimizer.param_groups:
         kept = [n for n, parameter in enumerate(group["params"]) if id(parameter) not in own]
         # Optimisers made of named parameters list the names too.
@@ -93,7 +103,16 @@ def attach(pruner: Pruner, optimizer: torch.optim.Optimizer) -> None:
         if named:
             group["params"] = [(names[id(parameter)], parameter) for parameter in group["params"]]
         optimizer.add_param_group(group)
-    for parameter in pruner.parameters():
+
+    def count_step(*_: Any) -> None:
+        # A fused optimiser is asked to step also where a gradient scaler has found no numbers, and
+        # finds out on the device that it must not.
+        skipped = getattr(optimizer, "found_inf", None)
+        pruner.constraint.count_step(1.0 if skipped is None else 1.0 - skipped)
+
+    handles = [
         parameter.register_hook(lambda gradient: gradient * GRADIENT_SCALE)
-    optimizer.register_step_post_hook(lambda *_: pruner.constraint.count_step())
-    pruner.mark_attached()
+        for parameter in pruner.parameters()
+    ]
+    handles.append(optimizer.register_step_post_hook(count_step))
+    pruner.attachment = Attachment(list(pruner.parameters()), handles)

@@ -10,6 +10,7 @@ from torch import nn
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.gate_values import GateValues
+from espnet_hjprune.pruning.attachment import Attachment
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.constraint import Constraint
 from espnet_hjprune.pruning.cost import UnitCounts, encoder_cost
@@ -49,8 +50,8 @@ class Pruner(nn.Module):
         self.gates = GateSet(self.config, options)
         self.constraint = Constraint(options)
         self.noise = SharedNoise()
-        # The gates that `attach` has put into an optimiser. A copy of this module has others.
-        self._attached: int | None = None
+        # Set by `attach`.
+        self.attachment: Attachment | None = None
         self._kept: tuple[torch.Tensor, torch.Tensor, torch.Tensor, UnitCounts] | None = None
 
     def forward(self) -> GateValues:
@@ -69,19 +70,23 @@ class Pruner(nn.Module):
     @property
     def is_attached(self) -> bool:
         """Whether an optimiser trains the gates; a copy of the pruner must be attached itself."""
-        return self._attached == id(self.gates.log_alpha)
-
-    def mark_attached(self) -> None:
-        """Note that an optimiser trains the gates; :func:`.attach` calls it."""
-        self._attached = id(self.gates.log_alpha)
+        return self.attachment is not None and self.attachment.holds(self.parameters())
 
     def _check_training(self) -> None:
-        """Refuse what would close gates without a constraint, or never."""
+        """Refuse what would close gates without a constraint."""
         if not self.is_attached:
             raise HJPruneError(
                 "no optimiser trains the gates and their constraint; call attach(pruner, "
                 "optimizer) before training, or eval() where nothing is trained"
             )
+        self.check_trainable()
+
+    def check_trainable(self) -> None:
+        """Refuse gates that would never close.
+
+        Raises:
+            HJPruneError: they are frozen, or not in float32.
+        """
         if not all(parameter.requires_grad for parameter in self.parameters()):
             raise HJPruneError(
                 "the gates are frozen, so that they would never close; freeze the encoder's "
