@@ -78,7 +78,10 @@ def test_all_stages_with_interruptions(recipe):
         last = f" {len(config['token_list']) - 1}"
         for name, end in (("text", "<sos/eos>"), ("token", " <sos/eos>"), ("token_int", last)):
             lines = [
-                [line.strip().removesuffix(end).strip() for line in (d / name).open()]
+                [
+                    line.strip().removesuffix(end).strip()
+                    for line in (d / name).read_text().splitlines()
+                ]
                 for d in (batched, stock)
             ]
             assert lines[0] == lines[1]

@@ -338,7 +338,9 @@ def name_of(case: Case) -> str:
 def test_prune_compact_and_finetune(case: Case, corpus: Corpus, tmp_path: Path) -> None:
     data = Corpus(corpus.directory, list(case.files), list(case.valid))
     if case.valid:
-        names = [line.split()[0] for line in (corpus.directory / "trial_label").open()]
+        names = [
+            line.split()[0] for line in (corpus.directory / "trial_label").read_text().splitlines()
+        ]
         write_table(corpus.directory / "valid.shape", dict.fromkeys(names, 8000))
     else:
         write_table(corpus.directory / "valid.shape", dict(zip(utterances(), LENGTHS, strict=True)))
@@ -381,7 +383,7 @@ def test_prune_compact_and_finetune(case: Case, corpus: Corpus, tmp_path: Path) 
 
 
 def test_the_guide_lists_what_was_run() -> None:
-    rows = [line.split("|") for line in (ROOT / "egs2/TEMPLATE/README.md").open()]
+    rows = [line.split("|") for line in (ROOT / "egs2/TEMPLATE/README.md").read_text().splitlines()]
     listed = {
         (row[1].strip(), form.strip()) for row in rows if len(row) > 3 for form in row[2].split(",")
     }
