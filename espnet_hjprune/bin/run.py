@@ -89,7 +89,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__mp_main__":
     # A process that ESPnet has spawned for one of several GPUs.
-    import_program(os.environ[MODULE_VARIABLE])
+    if MODULE_VARIABLE in os.environ:
+        import_program(os.environ[MODULE_VARIABLE])
+    else:
+        plugin.register(save_atomically=True)
 
 if __name__ == "__main__":
     run_command(main)

@@ -45,7 +45,8 @@ def add_teacher(task: Any, options: Mapping[str, Any], model: AbsESPnetModel) ->
         HJPruneError: there is no teacher, it cannot be read, or it is a model of another kind.
     """
     taught = [u for u in find_upstreams(model).values() if u.options.distillation is not None]
-    if not taught:
+    there = any(isinstance(hook, Distillation) for hook in model._forward_hooks.values())
+    if not taught or there:
         return
     if len(taught) > 1:
         raise HJPruneError("the model has two upstreams with distillation; give it to one of them")
