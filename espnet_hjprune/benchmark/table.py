@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from espnet_hjprune.markdown import markdown_table
+
 COLUMNS = (
     "model",
     "audio",
@@ -20,14 +22,12 @@ COLUMNS = (
 def as_table(result: dict[str, Any]) -> str:
     """A Markdown table of a result, with the machine above it."""
     machine = result["machine"]
-    lines = [
+    headline = (
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
         f"{machine['dtype']}; speed-up against {result['rows'][0]['model']}, median of "
-        f"{len(result['rows'][0]['latencies'])} rounds",
-        "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + "---|" * len(COLUMNS),
-    ]
+        f"{len(result['rows'][0]['latencies'])} rounds"
+    )
+    table = [COLUMNS]
     for row in result["rows"]:
         memory = row["peak_memory"]
         cells = (
@@ -41,5 +41,5 @@ def as_table(result: dict[str, Any]) -> str:
             f"{row['speed_up']:.2f}",
             f"{row['speed_up'] / row['mac_reduction']:.2f}",
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        table.append(cells)
+    return f"{headline}\n\n{markdown_table(table)}"

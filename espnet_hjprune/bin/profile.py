@@ -10,6 +10,7 @@ from pathlib import Path
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.markdown import markdown_table
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.pruning.cost import ModuleCost, config_counts, module_costs
 from espnet_hjprune.target import PARTS, Part
@@ -90,9 +91,7 @@ def architecture_table(samples: int) -> str:
         )
         named.setdefault(row, []).append(f"`{name}`")
     header = ("architecture", "CNN", "Transformer", "GMACs", "parameters", "CNN's share of MACs")
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += [f"| {', '.join(names)} | {' | '.join(row)} |" for row, names in named.items()]
-    return "\n".join(lines) + "\n"
+    return markdown_table([header, *((", ".join(names), *row) for row, names in named.items())])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
