@@ -78,7 +78,7 @@ def test_inference_table_json_and_picture(tmp_path, capsys):
     options += ["--targets", "0.5", "--json", f"{tmp_path}/speed.json"]
     bench.main([*options, "--image", f"{tmp_path}/speed.png"])
     table = capsys.readouterr().out
-    assert "| compact 50% | 2 x 0.5 s |" in table
+    assert "|compact 50%|2 x 0.5 s|" in table
     result = json.loads((tmp_path / "speed.json").read_text())
     rows = result["rows"]
     assert [row["model"] for row in rows] == ["s3prl", "dense", "compact 50%"] * 2

@@ -76,7 +76,7 @@ def test_the_readmes_table_is_what_profile_prints(capsys):
     profile.main(["--upstream", "wavlm_base_plus", "--json"])
     base = json.loads(capsys.readouterr().out)
     (row,) = [line for line in table.splitlines() if "`wavlm_base_plus`" in line]
-    assert f"| {base['macs'] / 1e9:.2f} | {base['params'] / 1e6:.2f} M |" in row
+    assert f"|{base['macs'] / 1e9:.2f}|{base['params'] / 1e6:.2f} M|" in row
 
 
 def test_the_table_goes_with_no_model():
