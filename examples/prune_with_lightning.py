@@ -54,7 +54,7 @@ rates = {"gate_lr": 0.1, "lambda_lr": 0.05, "damping": 200}
 upstream.add_gates(hj.PruningConfig(target_sparsity=0.4, ramp_steps=50, **rates))
 model = ToneClassifier(upstream)
 batches = torch.utils.data.DataLoader(Tones(), batch_size=4)
-trainer = lightning.Trainer(max_epochs=1, enable_checkpointing=False)
+trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False)
 trainer.fit(model, batches)
 
 result = hj.compact(model.upstream)
