@@ -13,7 +13,9 @@ from espnet_hjprune.nn.gated_ops import gated_conv1d
 from espnet_hjprune.nn.norms import FeatureNorm, channel_norm, group_norm_per_channel
 
 # On the CPU the first layers, whose outputs are large, are computed together in blocks of so many
-# frames of the last of them. BLOCK_FRAMES_NOTE
+# frames of the last of them. wav2vec2-base's CNN takes 330 ms for 10 s on two cores with these, 336
+# with 2048 frames, 373 with 512, 376 with 4096, and 372 with two layers (medians of 13 rounds;
+# differences below some percent mean nothing).
 BLOCK_LAYERS = 3
 BLOCK_FRAMES = 1024
 
