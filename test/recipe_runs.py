@@ -73,6 +73,7 @@ class RecipeCopy:
             time.sleep(0.1)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+        process.stdout.close()
         assert not list(self.directory.glob(f"{exp_pattern}/.done"))
 
 
