@@ -186,6 +186,12 @@ def compare(
     }
 
 
+def largest(values: torch.Tensor) -> float:
+    """The largest absolute value; infinite if there is NaN, which no comparison would count."""
+    value = values.abs().max().item()
+    return math.inf if math.isnan(value) else value
+
+
 @dataclass
 class Difference:
     """How far outputs are apart, and how large they are."""
@@ -195,13 +201,8 @@ class Difference:
 
     def note(self, expected: torch.Tensor, found: torch.Tensor) -> None:
         """Take two outputs of one shape into account."""
-        difference = (expected - found).abs().max().item()
-        # A comparison with NaN is false, so it would not count.
-        self.max_abs_diff = max(
-            self.max_abs_diff, math.inf if math.isnan(difference) else difference
-        )
-        largest = expected.abs().max().item()
-        self.max_abs = max(self.max_abs, math.inf if math.isnan(largest) else largest)
+        self.max_abs_diff = max(self.max_abs_diff, largest(expected - found))
+        self.max_abs = max(self.max_abs, largest(expected))
 
     def check(self, name: str) -> None:
         """Refuse a difference above the tolerance.

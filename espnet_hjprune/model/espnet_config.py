@@ -83,6 +83,11 @@ def plugin_options(config: Mapping[str, Any], source: str | Path) -> dict[str, A
     return options
 
 
+def _source_name(option: str) -> str:
+    """What the plugin's options on the source of the upstream are called, within its own."""
+    return "frontend_conf" if option.endswith("frontend") else "upstream_conf"
+
+
 def source_options(config: Mapping[str, Any], option: str) -> dict[str, Any]:
     """The options ``upstream``, ``path_or_url`` and ``architecture``, by reference.
 
@@ -90,8 +95,7 @@ def source_options(config: Mapping[str, Any], option: str) -> dict[str, Any]:
         config: the configuration.
         option: one of :func:`plugin_names`.
     """
-    conf = config[f"{option}_conf"]
-    name = "frontend_conf" if option.endswith("frontend") else "upstream_conf"
+    conf, name = config[f"{option}_conf"], _source_name(option)
     if conf.get(name) is None:
         conf[name] = {}
     options: dict[str, Any] = conf[name]
@@ -107,8 +111,7 @@ def upstream_options(config: Mapping[str, Any], source: str | Path) -> UpstreamO
     option = plugin_option(config, source)
     conf = dict(config[f"{option}_conf"])
     conf.pop("fs", None)
-    name = "frontend_conf" if option.endswith("frontend") else "upstream_conf"
-    return UpstreamOptions.from_dict(conf.pop(name, None), **conf)
+    return UpstreamOptions.from_dict(conf.pop(_source_name(option), None), **conf)
 
 
 def read_architecture(path: str | Path) -> EncoderConfig:

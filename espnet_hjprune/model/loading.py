@@ -189,11 +189,13 @@ def load(model_dir: str | Path) -> SpeechEncoder:
     """
     directory = Path(model_dir)
     config_file = directory / "config.yaml"
-    if plugin_options(read_config(config_file), config_file).get("pruning"):
+    config = read_config(config_file)
+    if plugin_options(config, config_file).get("pruning"):
         raise HJPruneError(
             f"{directory} holds a model with gates; compact it with espnet_hjprune.bin.compact"
         )
-    return load_trained_upstream(config_file, find_weights(directory)).encoder
+    weights = find_weights(directory)
+    return build_upstream(config, config_file, read_weights(weights), weights).eval().encoder
 
 
 def save(upstream: SpeechUpstream | SpeechEncoder, model_dir: str | Path) -> None:

@@ -10,6 +10,7 @@ from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.cost import config_counts, macs_and_params
 from espnet_hjprune.pruning.pruner import Pruner
+from espnet_hjprune.target import SEPARATE
 
 
 def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
         "criterion": options.criterion,
         "target_sparsity": (
             {measure.name: measure.target for measure in measured}
-            if options.criterion == "sepsize"
+            if options.criterion == SEPARATE
             else measured[0].target
         ),
         "units": options.units,
