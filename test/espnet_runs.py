@@ -20,7 +20,7 @@ from models import family_config
 
 from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.espnet.losses import find_pruners
-from espnet_hjprune.pruning import attach
+from espnet_hjprune.pruning.optimizer import attach
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
 TOKENS = ["<blank>", "<unk>", "A", "B", "C", "<sos/eos>"]

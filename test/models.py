@@ -4,13 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from espnet_hjprune.nn import (
-    ConvLayerConfig,
-    EncoderConfig,
-    PositionalConfig,
-    SpeechEncoder,
-)
-from espnet_hjprune.pruning import Pruner, PruningConfig, attach
+from espnet_hjprune.nn.config import ConvLayerConfig, EncoderConfig, PositionalConfig
+from espnet_hjprune.nn.encoder import SpeechEncoder
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.optimizer import attach
+from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.upstream.families import FAMILIES as REGISTERED
 from espnet_hjprune.upstream.families import FORMS
 from espnet_hjprune.upstream.huggingface_form import HuggingFaceForm

@@ -20,7 +20,7 @@ from espnet_hjprune.benchmark.models import (
 from espnet_hjprune.benchmark.timing import alternate, median_ratio, peak_memory
 from espnet_hjprune.bin import bench
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.pruning import config_counts, encoder_cost
+from espnet_hjprune.pruning.cost import config_counts, encoder_cost
 from espnet_hjprune.upstream.architectures import ARCHITECTURES
 
 MINI = "wav2vec2_mini"

@@ -17,8 +17,12 @@ from models import (
 )
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.nn import FeatureGate, GateValues, SpeechEncoder
-from espnet_hjprune.pruning import Pruner, PruningConfig, compact_encoder, config_counts
+from espnet_hjprune.nn.encoder import SpeechEncoder
+from espnet_hjprune.nn.gate_values import FeatureGate, GateValues
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.cost import config_counts
+from espnet_hjprune.pruning.pruner import Pruner
+from espnet_hjprune.pruning.slicing import compact_encoder
 from espnet_hjprune.upstream import architecture
 
 ALL_UNITS = ["conv", "head", "ffn", "hidden"]

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from models import small_config
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.pruning import Pruner, PruningConfig, attach
-from espnet_hjprune.pruning.optimizer import GRADIENT_SCALE
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.optimizer import GRADIENT_SCALE, attach
+from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.pruning.schedule import TargetSchedule
 from espnet_hjprune.upstream import architecture
 

@@ -14,15 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_hjprune.bin import profile
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.nn import ConvLayerConfig, EncoderConfig, PositionalConfig
-from espnet_hjprune.pruning import (
-    GateSet,
-    PruningConfig,
-    compact_encoder,
-    config_counts,
-    encoder_cost,
-)
-from espnet_hjprune.pruning.cost import UnitCounts
+from espnet_hjprune.nn.config import ConvLayerConfig, EncoderConfig, PositionalConfig
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.cost import UnitCounts, config_counts, encoder_cost
+from espnet_hjprune.pruning.gates import GateSet
+from espnet_hjprune.pruning.slicing import compact_encoder
 
 
 def counted_by_torch(encoder, samples):

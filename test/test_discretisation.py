@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 from models import random_encoder, random_pruner, small_config
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.pruning import Pruner, PruningConfig, compact_encoder, config_counts
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.cost import config_counts
+from espnet_hjprune.pruning.pruner import Pruner
+from espnet_hjprune.pruning.slicing import compact_encoder
 from espnet_hjprune.upstream import architecture
 
 

@@ -36,7 +36,8 @@ from test_espnet_plugin import TOKENS as MODEL_TOKENS
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.losses import find_upstreams
 from espnet_hjprune.espnet.teacher import add_teacher, load_teacher
-from espnet_hjprune.model.distillation import DistillationConfig, hidden_loss, logits_loss
+from espnet_hjprune.model.distillation import hidden_loss, logits_loss
+from espnet_hjprune.model.distillation_config import DistillationConfig
 from espnet_hjprune.model.espnet_config import finetune_config
 from espnet_hjprune.model.espnet_model import GatedModel, compact_model
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint

@@ -18,16 +18,10 @@ from models import (
 )
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.nn import (
-    DropoutConfig,
-    EncoderConfig,
-    FeatureGate,
-    MaskingConfig,
-    PositionalConfig,
-    SpeechEncoder,
-)
+from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig, MaskingConfig, PositionalConfig
+from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.nn.feature_extractor import FeatureExtractor
-from espnet_hjprune.nn.gate_values import NO_GATES
+from espnet_hjprune.nn.gate_values import NO_GATES, FeatureGate
 from espnet_hjprune.nn.gated_ops import gated_conv1d, gated_linear
 from espnet_hjprune.nn.masking import sample_spans
 from espnet_hjprune.nn.norms import FeatureNorm, normalise_utterances
@@ -90,7 +84,7 @@ def test_padding_of_the_batch_does_not_leak_into_attention(style):
 
 
 def _no_gates():
-    from espnet_hjprune.nn import GateValues
+    from espnet_hjprune.nn.gate_values import GateValues
 
     return GateValues()
 

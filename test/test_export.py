@@ -20,7 +20,7 @@ from espnet_hjprune.inference.runtime import load_exported
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.nn.export_mode import plain_attention
-from espnet_hjprune.pruning import compact_encoder
+from espnet_hjprune.pruning.slicing import compact_encoder
 
 
 def feature_model(config, seed=0) -> FeatureModel:

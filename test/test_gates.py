@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from models import attached, random_pruner, small_config
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.pruning import GateSet, PruningConfig, hard_concrete
+from espnet_hjprune.pruning import hard_concrete
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.gates import GateSet
 
 BETA, STRETCH = 2 / 3, (-0.1, 1.1)
 

@@ -24,8 +24,9 @@ ALLOWED: dict[str, set[str]] = {
     "synthetic": {"nn", "upstream", "data", "corpora"},
     "training": set(),
     "scoring": {"data"},
+    "recipe": {"pruning", "model", "training"},
     "report": {"scoring", "training"},
-    "sweep": {"report"},
+    "sweep": {"recipe", "report"},
     # The seam between the package and ESPnet's imports, and the interface of all.
     "plugin": {"espnet"},
     "__init__": {"model", "pruning"},

@@ -10,7 +10,7 @@ SETTINGS = [
     "--mini", "true", "--upstream", "wavlm_mini", "--inference_nj", "1",
     "--ramp_epochs", "1", "--mini_pretrain_epochs", "1",
     "--mini_opts", "--num_train 20 --num_train_synthetic 4 --num_devel 4 --num_test 4 --nj 2",
-    "--finetune_args", "--max_epoch 1 --num_workers 0",
+    "--train_args", "--max_epoch 1 --num_workers 0",
     "--prune_args", "--max_epoch 2 --num_workers 0",
     "--compact_args", "--max_epoch 1 --num_workers 0",
 ]  # fmt: skip
@@ -39,7 +39,7 @@ def test_all_stages(recipe):
 
     exp = recipe.only("exp/asr_compact_*")
     results = (exp / "RESULTS.md").read_text()
-    for name in ("asr_train_finetune", "asr_compact"):
+    for name in ("asr_train", "asr_compact"):
         decoded = recipe.only(f"exp/{name}_*/decode_batched_*/test")
         reference = read_text(recipe.directory / "dump/mini/raw/test/text")
         hypothesis = read_text(decoded / "text")
@@ -66,11 +66,20 @@ def test_missing_corpus_is_named(recipe):
     assert "/no/such/place/dataset/slurp does not exist" in result.stderr
 
 
-def test_target_comes_from_the_configuration_of_the_criterion(recipe):
-    if not list(recipe.directory.glob("exp/asr_train_finetune_*/.done")):
+def test_one_configuration_serves_all_methods(recipe):
+    if not list(recipe.directory.glob("exp/asr_train_*/.done")):
         pytest.skip("needs the stages of the first test")
-    output = recipe.run("--stage", "4", "--stop_stage", "4", "--criterion", "sepsize")
-    assert "Successfully finished" in output
-    config = recipe.only("exp/asr_prune_sepsize_cnn_0.6_transformer_0.4_*/config.yaml")
-    target = yaml.safe_load(config.read_text())["frontend_conf"]["pruning"]["target_sparsity"]
-    assert target == {"cnn": 0.6, "transformer": 0.4}
+    # `criterion` and `finetune_args` are what the options were called before.
+    options = ["--criterion", "sepsize", "--target_sparsity", "transformer=0.4 cnn=0.6"]
+    options += ["--distill", "true", "--finetune_args", "--max_epoch 1 --num_workers 0"]
+    output = recipe.run("--stage", "3", "--stop_stage", "6", *options)
+    assert output.count("is finished already; skipping") == 4
+    tag = "sepsize_distilled_cnn_0.6_transformer_0.4"
+    prune_exp, exp = (recipe.only(f"exp/asr_{part}_{tag}_*") for part in ("prune", "compact"))
+    unpruned = str(recipe.only("exp/asr_train_*/valid.acc.ave.pth"))
+    for directory in (prune_exp, exp):
+        conf = yaml.safe_load((directory / "config.yaml").read_text())["frontend_conf"]
+        teacher = conf["distillation"]["teacher"]
+        assert str(recipe.directory / teacher) == unpruned
+        if directory == prune_exp:
+            assert conf["pruning"]["target_sparsity"] == {"cnn": 0.6, "transformer": 0.4}

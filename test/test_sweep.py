@@ -22,9 +22,9 @@ CONFIG = {
     "name": "test",
     "options": {"mini": True, "ngpu": 0},
     "methods": {
-        "size": {"criterion": "size"},
-        "sepsize": {"criterion": "sepsize"},
-        "macs": {"criterion": "macs"},
+        "size": {"method": "size"},
+        "sepsize": {"method": "sepsize"},
+        "macs": {"method": "macs"},
     },
     "upstreams": {"a": {"upstream": "a_mini"}, "b": {"upstream": "b_mini"}},
     "grids": [
@@ -39,7 +39,7 @@ RECIPE = """#!/usr/bin/env bash
 set -eu
 declare -A o
 while [ $# -gt 0 ]; do o[${1#--}]=$2; shift 2; done
-echo "stage ${o[stage]} ${o[upstream]} ${o[criterion]-} ${o[target_sparsity]-} ${o[seed]-}" >>calls
+echo "stage ${o[stage]} ${o[upstream]} ${o[method]-} ${o[target_sparsity]-} ${o[seed]-}" >>calls
 echo "Stage ${o[stage]}: Something"
 if [ -e fail ] && [ "${o[target_sparsity]-}" = 0.6 ]; then echo "error: out of luck"; exit 1; fi
 if [ -e wait ]; then echo $$ >waiting; sleep 60; fi
@@ -122,7 +122,7 @@ def test_points_of_the_grids(recipe):
         "mini": "true",
         "ngpu": "0",
         "upstream": "a_mini",
-        "criterion": "macs",
+        "method": "macs",
         "target_sparsity": "0.4",
         "seed": "2",
     }
@@ -158,7 +158,7 @@ def test_points_of_the_grids(recipe):
         ),
         ({"grids": [{"methods": [["macs"]], "targets": [0.4]}]}, r"has \['macs'\], but methods"),
         (
-            {"methods": CONFIG["methods"] | {"size": {"criterion": "macs", "ramp_epochs": 3}}},
+            {"methods": CONFIG["methods"] | {"size": {"method": "macs", "ramp_epochs": 3}}},
             r"a-macs-0\.4 and a-size-0\.4 would be one experiment of the recipe",
         ),
         ({"launcher": "pbs"}, "it is local or slurm"),
@@ -179,7 +179,7 @@ def test_every_point_runs_once(recipe, parallel, capsys):
     done = calls()
     assert done[:2] == ["stage 1 a_mini   ", "stage 1 b_mini   "]
     expected = [
-        f"stage {stage} {point.options[2][1]} {dict(point.options)['criterion']} "
+        f"stage {stage} {point.options[2][1]} {dict(point.options)['method']} "
         f"{point.target} {point.seed or ''}"
         for point in SweepConfig.read("sweep.yaml").points()
         for stage in (4, 7)

@@ -7,7 +7,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_hjprune.bin.recipe import show_option
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.target import PARTS, Target, parse_targets
 
@@ -104,18 +103,3 @@ def test_what_are_no_targets(value, message):
 def test_shares_are_checked(wrong):
     with pytest.raises(HJPruneError, match=r"a target has one share|must lie between 0 and 1"):
         Target(wrong)
-
-
-@pytest.mark.parametrize(
-    ("written", "printed"),
-    [("0.40", "0.4"), ("{transformer: 0.3, cnn: 0.6}", "cnn=0.6 transformer=0.3")],
-)
-def test_recipes_read_targets_of_configurations(written, printed, tmp_path, capsys):
-    path = tmp_path / "prune.yaml"
-    path.write_text(f"frontend_conf: {{pruning: {{target_sparsity: {written}}}}}")
-    option = "frontend_conf.pruning.target_sparsity"
-    show_option.main(["--config", str(path), "--option", option])
-    assert capsys.readouterr().out == f"{printed}\n"
-    path.write_text("frontend_conf: {pruning: {target_sparsity: {cnn: 0.6}}}")
-    with pytest.raises(HJPruneError, match=f"{option} needs a value for cnn and one for"):
-        show_option.main(["--config", str(path), "--option", option])

@@ -27,8 +27,9 @@ from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.losses import add_constraint, find_pruners
 from espnet_hjprune.espnet.training_options import check_options
-from espnet_hjprune.pruning import Pruner, PruningConfig
+from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.noise import SharedNoise
+from espnet_hjprune.pruning.pruner import Pruner
 
 
 @pytest.fixture(scope="module")

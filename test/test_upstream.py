@@ -16,8 +16,9 @@ from models import FAMILIES, family_config, small_config
 
 from espnet_hjprune import upstream
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.nn import ConvLayerConfig, SpeechEncoder
-from espnet_hjprune.pruning import config_counts, encoder_cost
+from espnet_hjprune.nn.config import ConvLayerConfig
+from espnet_hjprune.nn.encoder import SpeechEncoder
+from espnet_hjprune.pruning.cost import config_counts, encoder_cost
 from espnet_hjprune.synthetic.pretrain import PretrainConfig, pretrain
 from espnet_hjprune.upstream import ARCHITECTURES, architecture, read_upstream
 from espnet_hjprune.upstream.fairseq_format import (

@@ -22,7 +22,8 @@ from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.losses import FurtherLoss, find_upstreams
 from espnet_hjprune.espnet.training_options import uses_threads
-from espnet_hjprune.model.distillation import DistillationConfig, logits_loss
+from espnet_hjprune.model.distillation import logits_loss
+from espnet_hjprune.model.distillation_config import DistillationConfig
 from espnet_hjprune.model.espnet_config import NAME, unpruned_model
 from espnet_hjprune.model.hidden_states import Lesson
 from espnet_hjprune.model.loading import read_weights

@@ -13,7 +13,7 @@ from typing import Any
 
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model.distillation import DistillationConfig
+from espnet_hjprune.model.distillation_config import DistillationConfig
 from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.nn.config import EncoderConfig
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model.distillation import DistillationConfig
+from espnet_hjprune.model.distillation_config import DistillationConfig
 from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig, MaskingConfig
 from espnet_hjprune.options import build_dataclass
 from espnet_hjprune.pruning.config import PruningConfig

@@ -12,10 +12,13 @@ from typing import Any
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.options import build_dataclass
+from espnet_hjprune.recipe.method import METHODS
 from espnet_hjprune.target import Target, parse_targets
 
-# Of the recipe, where neither it nor a method names another.
-DEFAULT_CRITERION = "macs"
+# The recipe's, where a method of the sweep names no other.
+DEFAULT_METHOD = "macs"
+# What makes a pruning another one, beside its target, upstream and seed.
+PRUNING_OPTIONS = ("prune_config", "units", "distill")
 LAUNCHERS = ("local", "slurm")
 # What the sweep itself says to the recipe.
 OWN_OPTIONS = ("stage", "stop_stage", "target_sparsity", "targets", "seed", "results_copy")
@@ -131,14 +134,15 @@ class SweepConfig:
         made: dict[tuple[str, str, int | None, Target], str] = {}
         for point in self.points():
             options = dict(point.options)
-            made_by = options.get("prune_config") or options.get("criterion", DEFAULT_CRITERION)
+            made_by = (options.get(name, "") for name in PRUNING_OPTIONS)
             upstream = options.get("upstream_tag") or options.get("upstream", "")
-            key = (made_by, options.get("units", ""), upstream, point.target, str(point.seed))
+            key = (_method(options), *made_by, upstream, point.target, str(point.seed))
             other = experiments.setdefault(key, point.name)
             if other != point.name:
                 raise HJPruneError(
                     f"{path}: {other} and {point.name} would be one experiment of the recipe; give "
-                    "each method a prune_config of its own, and each upstream an upstream_tag"
+                    "each method another --method or prune_config, and each upstream an "
+                    "upstream_tag"
                 )
             for target in point.targets:
                 single = (point.method, point.upstream, point.seed, target)
@@ -174,6 +178,11 @@ class SweepConfig:
 def _text(targets: Sequence[Target]) -> str:
     """What :func:`~espnet_hjprune.target.parse_targets` reads."""
     return " ".join(map(str, targets))
+
+
+def _method(options: Mapping[str, Any]) -> str:
+    """The recipe's method; ``criterion`` is what the option was called before."""
+    return str(options.get("method", options.get("criterion", DEFAULT_METHOD)))
 
 
 def _as_text(options: Mapping[str, Any]) -> dict[str, str]:
@@ -226,7 +235,7 @@ def _read_grid(values: Any, option: str, config: SweepConfig) -> Grid:
                 f"{', '.join(known) or 'none'}"
             )
     for method in grid.methods:
-        criterion = str(config.methods[method].get("criterion", DEFAULT_CRITERION))
+        criterion = METHODS.get(_method(config.methods[method]))
         for target in itertools.chain(*grid.targets):
             Target.parse(target, f"{option}.targets for {method}", criterion)
     if not all(isinstance(seed, int) and seed >= 0 for seed in grid.seeds):

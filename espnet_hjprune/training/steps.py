@@ -69,7 +69,7 @@ def training_options(arguments: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def complete_options(config: Mapping[str, Any]) -> dict[str, Any]:
+def step_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """All options of :data:`DEFAULTS`, with their defaults where a configuration lacks them.
 
     Raises:

@@ -1,1 +1,1 @@
-../../TEMPLATE/hjprune.sh
+../../TEMPLATE/hjprune1/hjprune.sh

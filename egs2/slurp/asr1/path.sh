@@ -1,1 +1,1 @@
-../../TEMPLATE/path.sh
+../../TEMPLATE/hjprune1/path.sh

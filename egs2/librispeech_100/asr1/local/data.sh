@@ -2,26 +2,22 @@
 # Data directories of LibriSpeech: data/{train_clean_100,dev_clean,dev_other,test_clean,test_other}
 # and data/dev, the validation set; of TED-LIUM, where there is one, data/test_tedlium. Run it in
 # egs2/librispeech_100/asr1.
+# shellcheck disable=SC2154 # the options are set by their table
 set -euo pipefail
 
 . utils/common.sh
 
-mini=false        # true: synthesise a small corpus instead of using LibriSpeech
-mini_opts=        # options of local/make_mini_corpus.py, such as "--num_train 200 --seed 1"
-download=         # true: download what is missing; default: only into the directory "downloads"
-stage=1           # 1: obtain the corpus, 2: make the data directories
-stop_stage=2
-
-option_names="mini mini_opts download stage stop_stage"
-help_message="Usage: local/data.sh [--mini true|false] [--mini_opts \"...\"]
-    [--download true|false] [--stage 1|2] [--stop_stage 1|2]"
+define_options "local/data.sh [--<option> <value> ...]" <<'END'
+  --mini false        true: synthesise a small corpus instead of using LibriSpeech
+  --mini_opts ""      options of local/make_mini_corpus.py, such as "--num_train 200 --seed 1"
+  --download ""       true: download what is missing; default: only into the directory "downloads"
+  --stage 1           1: obtain the corpus, 2: make the data directories
+  --stop_stage 2      last of them
+END
 parse_options "$@"
-
-[[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] ||
-    status=2 die "--stage and --stop_stage must be numbers, not '${stage}' and '${stop_stage}'"
-[[ ${mini} =~ ^(true|false)$ ]] || status=2 die "--mini must be true or false, not '${mini}'"
-[[ ${download} =~ ^(true|false|)$ ]] ||
-    status=2 die "--download must be true or false, not '${download}'"
+check_flags mini ${download:+download}
+[[ ${stage}${stop_stage} =~ ^[12][12]$ ]] ||
+    die_of_usage "--stage and --stop_stage must be 1 or 2, not '${stage}' and '${stop_stage}'"
 
 . ./path.sh
 . ./db.sh

@@ -1,35 +1,27 @@
 #!/usr/bin/env bash
 # Data directories of SLURP's intent classification: data/{train,devel,test}, whose text is the
 # label <scenario>_<action>. Run it in egs2/slurp/asr1.
+# shellcheck disable=SC2154 # the options are set by their table
 set -euo pipefail
 
 . utils/common.sh
 
-mini=false        # true: synthesise a small corpus instead of using SLURP
-mini_opts=        # options of local/make_mini_corpus.py, such as "--num_train 200 --seed 1"
-download=         # true: download what is missing; default: only into downloads/slurp
-use_synthetic=true          # train on the synthetic recordings too
-max_missing=0.01            # share of listed recordings that may be missing on disk
-drop_unseen_labels=false    # true: leave out devel and test utterances whose label train lacks
-stage=1           # 1: obtain the corpus, 2: make the data directories
-stop_stage=2
-
-option_names="mini mini_opts download use_synthetic max_missing drop_unseen_labels stage stop_stage"
-help_message="Usage: local/data.sh [--mini true|false] [--mini_opts \"...\"]
-    [--download true|false] [--use_synthetic true|false] [--max_missing 0.01]
-    [--drop_unseen_labels true|false] [--stage 1|2] [--stop_stage 1|2]"
+define_options "local/data.sh [--<option> <value> ...]" <<'END'
+  --mini false                true: synthesise a small corpus instead of using SLURP
+  --mini_opts ""              options of local/make_mini_corpus.py, such as "--num_train 200"
+  --download ""               true: download what is missing; default: only into downloads/slurp
+  --use_synthetic true        train on the synthetic recordings too
+  --max_missing 0.01          share of listed recordings that may be missing on disk
+  --drop_unseen_labels false  true: leave out devel and test utterances whose label train lacks
+  --stage 1                   1: obtain the corpus, 2: make the data directories
+  --stop_stage 2              last of them
+END
 parse_options "$@"
-
-[[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] ||
-    status=2 die "--stage and --stop_stage must be numbers, not '${stage}' and '${stop_stage}'"
-for name in mini use_synthetic drop_unseen_labels; do
-    [[ ${!name} =~ ^(true|false)$ ]] ||
-        status=2 die "--${name} must be true or false, not '${!name}'"
-done
-[[ ${download} =~ ^(true|false|)$ ]] ||
-    status=2 die "--download must be true or false, not '${download}'"
-is_number "${max_missing}" ||
-    status=2 die "--max_missing is a share such as 0.01, not '${max_missing}'"
+check_flags mini use_synthetic drop_unseen_labels ${download:+download}
+[[ ${stage}${stop_stage} =~ ^[12][12]$ ]] ||
+    die_of_usage "--stage and --stop_stage must be 1 or 2, not '${stage}' and '${stop_stage}'"
+[[ ${max_missing} =~ ^([0-9]+(\.[0-9]*)?|\.[0-9]+)$ ]] ||
+    die_of_usage "--max_missing is a share such as 0.01, not '${max_missing}'"
 
 . ./path.sh
 . ./db.sh

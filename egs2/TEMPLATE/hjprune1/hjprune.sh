@@ -1,0 +1,350 @@
+#!/usr/bin/env bash
+# The seven stages of HJ-Pruning, shared by all recipes:
+#   ./run.sh --stage 1 --stop_stage 7 --method macs --target_sparsity 0.4
+# shellcheck disable=SC2154,SC2317 # options are set by their table, stages called by their number
+set -euo pipefail
+
+. utils/common.sh
+. scripts/options.sh
+. scripts/jobs.sh
+. scripts/stamps.sh
+. scripts/decoding.sh
+
+define_options "./run.sh [--stage 1..7] [--stop_stage 1..7] [--<option> <value> ...]" <<'END'
+General
+  --stage 1                   first stage
+  --stop_stage 7              last stage: 1 data, 2 format and tokens, 3 fine-tuning, 4 gated
+                              pruning, 5 compaction, 6 final fine-tuning, 7 decoding and scores
+  --ngpu 0                    GPUs for training, 0 for the CPU
+  --num_nodes 1               machines for training
+  --nj ""                     parallel jobs of data preparation; empty: the cores, 4 at most
+  --inference_nj ""           parallel jobs of decoding; empty: the cores, 4 at most
+  --gpu_inference false       decode on GPUs
+  --dumpdir dump              formatted data
+  --expdir exp                experiments
+  --python python3            Python that runs everything
+Data
+  --task asr                  ESPnet task, and first part of experiment names
+  --train_set ""              training set
+  --valid_set ""              validation set
+  --test_sets ""              test sets, separated by spaces
+  --local_data_opts ""        options of local/data.sh
+  --speed_perturb_factors ""  speeds of copies of the training set, such as "0.9 1.0 1.1"
+  --audio_format flac         flac, wav or flac.ark
+  --fs 16k                    sampling rate
+  --min_wav_duration 0.1      shorter utterances are left out, in seconds
+  --max_wav_duration 30       longer training utterances are left out, in seconds
+A small corpus and upstream that the recipe synthesises itself
+  --mini false                use them instead of the real ones
+  --mini_opts ""              options of the synthesis
+  --mini_test_sets ""         test sets with --mini true, unless --test_sets comes later
+  --mini_pretrain_epochs 0    epochs on the words of the corpus that make its upstream pre-trained
+Tokens
+  --lang en                   language, for names of directories
+  --token_type char           char, bpe or word
+  --nbpe 300                  pieces of bpe
+  --bpemode unigram           unigram or bpe
+Upstream and pruning; what is empty is as configured
+  --upstream ""               name of an s3prl upstream; empty: wav2vec2_base_960, wav2vec2_mini
+  --upstream_ckpt ""          its checkpoint, for names such as wav2vec2_local and hf_wavlm_custom
+  --upstream_tag ""           how the upstream is called in experiment names
+  --method ""                 macs, size, sepsize, or transformer (size, with the CNN left alone)
+  --target_sparsity ""        share to remove; "cnn=X transformer=Y" for sepsize
+  --targets ""                rising ones, such as "0.2 0.3 0.4": one pruning gives a model for each
+  --ramp_epochs ""            epochs over which the target rises; empty: 5, with --mini true 4
+  --hold_epochs 2             epochs at each of several targets
+  --rise_epochs 1             epochs from one of them to the next
+  --units ""                  gated units, such as "head ffn hidden"
+  --distill false             the unpruned model teaches in stages 4 and 6
+  --seed ""                   seed of stages 4 and 6
+Training, decoding and scoring
+  --config_dir ""             has the configurations; empty: conf/tuning, with --mini true conf/mini
+  --train_config ""           stage 3; empty: train.yaml there
+  --prune_config ""           stage 4; empty: prune.yaml
+  --compact_config ""         stage 6; empty: finetune.yaml
+  --train_args ""             options of ESPnet's training in stage 3, after the configuration
+  --prune_args ""             the same in stage 4
+  --compact_args ""           the same in stage 6
+  --init_model valid.loss.ave.pth           model of stage 3 that is pruned
+  --inference_asr_model valid.loss.ave.pth  model that is decoded
+  --decoder batched           batched, for CTC models and linear classifiers, or espnet
+  --inference_config ""       options of decoding; empty: conf/decode_<decoder>.yaml
+  --inference_args ""         more of them, after the configuration
+  --score_types "wer cer"     what sclite counts; ter is added for bpe
+  --metric wer                figure of the result table: wer or accuracy
+  --results_copy ""           another file for the figures of stage 7, beside results.json
+END
+renamed_options=([criterion]=method [finetune_config]=train_config [finetune_args]=train_args)
+parse_options "$@"
+arguments=("$@")
+
+. ./path.sh
+. ./cmd.sh
+
+if [ "${mini}" = true ] && given_after mini_test_sets test_sets; then
+    test_sets=${mini_test_sets}
+fi
+split_words python
+complete_options "${python[@]}" -m espnet_hjprune.bin.recipe.check_options
+split_words local_data_opts speed_perturb_factors test_sets targets target_epochs train_args \
+    prune_args compact_args inference_args score_types
+
+# Names of what the stages make
+raw_dir=${dumpdir}/raw
+token_dir=${dumpdir}/token_list/${dataset_tag}
+token_list=${token_dir}/tokens.txt
+bpemodel=none
+[ "${token_type}" != bpe ] || bpemodel=${token_dir}/bpe.model
+stats_dir=${expdir}/${task}_stats_${dataset_tag}
+train_exp=${expdir}/${task}_$(basename "${train_config}" .yaml)_${upstream_tag}_${dataset_tag}
+prune_exp=${expdir}/${task}_prune_${method_tag}_${upstream_tag}_${dataset_tag}
+compact_dirs=()
+compact_exps=()
+for target in "${targets[@]:-}"; do # several targets make a model each
+    compact_dirs+=("${prune_exp}/compact${target:+_${target}}")
+    tag=${method_tag}${target:+_at_${target}}
+    compact_exps+=("${expdir}/${task}_compact_${tag}_${upstream_tag}_${dataset_tag}")
+done
+results_exp=${compact_exps[-1]}
+decode_tag=$(basename "${inference_config}" .yaml)_${inference_asr_model%.pth}
+teacher=
+! ${distill} || teacher=${train_exp}/${init_model}
+
+# What stages 3, 4 and 6 run: the completion of their configuration, and ESPnet's training
+configure=(
+    "${python[@]}" -m espnet_hjprune.bin.recipe.configure --shape_dir "${stats_dir}/train"
+    --token_type "${token_type}" --ngpu "${ngpu}" --num_nodes "${num_nodes}"
+)
+espnet_train=(
+    "${python[@]}" -m espnet_hjprune.bin.run -m "espnet2.bin.${task}_train"
+    --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}"
+    --token_list "${token_list}" --resume true --ngpu "${ngpu}"
+    --train_data_path_and_name_and_type "${raw_dir}/${train_set}/wav.scp,speech,${audio_type}"
+    --train_data_path_and_name_and_type "${raw_dir}/${train_set}/text,text,text"
+    --train_shape_file "${stats_dir}/train/speech_shape"
+    --train_shape_file "${stats_dir}/train/text_shape.${token_type}"
+    --valid_data_path_and_name_and_type "${raw_dir}/${valid_set}/wav.scp,speech,${audio_type}"
+    --valid_data_path_and_name_and_type "${raw_dir}/${valid_set}/text,text,text"
+    --valid_shape_file "${stats_dir}/valid/speech_shape"
+    --valid_shape_file "${stats_dir}/valid/text_shape.${token_type}"
+)
+
+# Data preparation
+stage_1() {
+    local args=("${local_data_opts[@]}") made=downloads/mini/.${make_upstream}
+    ! ${mini} || args=(--mini true --mini_opts "${mini_opts}" "${args[@]}")
+    mkdir -p data
+    if unfinished data/.stage1 "${mini}" "${mini_opts}" "${local_data_opts[*]}" \
+        "$(corpus_places)" "$(checksum local/*)"; then
+        local/data.sh "${args[@]}"
+        finish data/.stage1
+    fi
+    [ -n "${make_upstream}" ] || return 0
+    [ -e "${upstream_ckpt}" ] || rm -f "${made}/.done"
+    if unfinished "${made}" "${mini_pretrain_epochs}" \
+        "$(data_checksum "data/${original_train_set}")"; then
+        "${python[@]}" -m espnet_hjprune.bin.recipe.mini_upstream --name "${make_upstream}" \
+            --output "${upstream_ckpt}" --epochs "${mini_pretrain_epochs}" \
+            --data_dir "data/${original_train_set}"
+        finish "${made}"
+    fi
+}
+
+# Audio format, token list and shapes
+stage_2() {
+    local set made_with=data/.stage1/.options duration
+    if [ -e "${made_with}" ] && [ "$(head -n 1 "${made_with}")" != "${mini}" ]; then
+        die "data/ was made with --mini $(head -n 1 "${made_with}"); run stage 1 with --mini ${mini}"
+    fi
+    if [ ${#speed_perturb_factors[@]} -gt 0 ]; then
+        need "data/${original_train_set}/wav.scp" "run stage 1 first"
+        if unfinished "data/.${train_set}" "${speed_perturb_factors[*]}" \
+            "$(data_checksum "data/${original_train_set}")"; then
+            "${python[@]}" -m espnet_hjprune.bin.recipe.perturb_speed --nj "${nj}" \
+                --in_dir "data/${original_train_set}" --out_dir "data/${train_set}" \
+                --factors "${speed_perturb_factors[@]}"
+            finish "data/.${train_set}"
+        fi
+    fi
+    for set in "${train_set}" "${valid_set}" "${test_sets[@]}"; do
+        need "data/${set}/wav.scp" "run stage 1 first"
+        duration=(--min_wav_duration "${min_wav_duration}")
+        [[ " ${train_set} ${valid_set} " != *" ${set} "* ]] ||
+            duration+=(--max_wav_duration "${max_wav_duration}")
+        if unfinished "${raw_dir}/.${set}" "${audio_format}" "${fs}" "${min_wav_duration}" \
+            "${max_wav_duration}" "$(data_checksum "data/${set}")"; then
+            "${python[@]}" -m espnet_hjprune.bin.recipe.format_data --in_dir "data/${set}" \
+                --out_dir "${raw_dir}/${set}" --audio_format "${audio_format}" --fs "${fs}" \
+                --nj "${nj}" "${duration[@]}"
+            finish "${raw_dir}/.${set}"
+        fi
+    done
+    prepare_tokens
+}
+
+# The part of stage 2 that stage 3 makes up for where others have made dump/raw
+prepare_tokens() {
+    local part set bpe_args=()
+    for set in "${train_set}" "${valid_set}"; do
+        need "${raw_dir}/${set}/wav.scp" "run stage 2 first"
+    done
+    if [ "${token_type}" = bpe ]; then
+        bpe_args=(--nbpe "${nbpe}" --bpemode "${bpemode}" --bpemodel_prefix "${bpemodel%.model}")
+    fi
+    if unfinished "${token_dir}" "${token_type}" "${bpe_args[*]}" \
+        "$(checksum "${raw_dir}/${train_set}/text")"; then
+        "${python[@]}" -m espnet_hjprune.bin.recipe.token_list --output "${token_list}" \
+            --text "${raw_dir}/${train_set}/text" --token_type "${token_type}" "${bpe_args[@]}"
+        finish "${token_dir}"
+    fi
+    for part in train valid; do
+        set=${part}_set
+        if unfinished "${stats_dir}/${part}" \
+            "$(checksum "${token_list}" "${raw_dir}/${!set}/"{wav.scp,text})"; then
+            "${python[@]}" -m espnet_hjprune.bin.recipe.shapes --data_dir "${raw_dir}/${!set}" \
+                --token_list "${token_list}" --token_type "${token_type}" \
+                --bpemodel "${bpemodel}" --out_dir "${stats_dir}/${part}"
+            finish "${stats_dir}/${part}"
+        fi
+    done
+}
+
+# Fine-tuning
+stage_3() {
+    local inputs=("${train_config}" "${stats_dir}/"{train,valid}/.done)
+    local options=(--upstream "${source_upstream}" --upstream_ckpt "${upstream_ckpt}")
+    prepare_tokens
+    if [ -n "${make_upstream}" ]; then
+        inputs+=("downloads/mini/.${make_upstream}/.done")
+        need "${inputs[-1]}" "run stage 1 first"
+    fi
+    if unfinished "${train_exp}" "${options[*]}" "${train_args[*]}" \
+        "$(checksum "${inputs[@]}")"; then
+        "${configure[@]}" --config "${train_config}" --output_dir "${train_exp}" \
+            "${options[@]}" -- "${train_args[@]}"
+        run_training "stage 3: fine-tuning" "${train_exp}" "${espnet_train[@]}" \
+            --config "${train_exp}/training.yaml" --output_dir "${train_exp}" "${train_args[@]}"
+        finish "${train_exp}"
+    fi
+}
+
+# Gated pruning; what happens in a training step: doc/espnet_integration.md
+stage_4() {
+    local options=(
+        --upstream "${source_upstream}" --upstream_ckpt "${upstream_ckpt}" --seed "${seed}"
+        --init_param "${train_exp}/${init_model}" --teacher "${teacher}" --method "${method}"
+        --target_sparsity "${target_sparsity}" --targets "${targets[*]}" --units "${units}"
+        --ramp_epochs "${ramp_epochs}" --hold_epochs "${hold_epochs}" --rise_epochs "${rise_epochs}"
+    )
+    need "${train_exp}/.done" "run stage 3 first"
+    need "${train_exp}/${init_model}" "choose another --init_model"
+    if unfinished "${prune_exp}" "${options[*]}" "${prune_args[*]}" \
+        "$(checksum "${prune_config}" "${train_exp}/.done")"; then
+        "${configure[@]}" --config "${prune_config}" --output_dir "${prune_exp}" \
+            "${options[@]}" -- "${prune_args[@]}"
+        run_training "stage 4: gated pruning" "${prune_exp}" "${espnet_train[@]}" \
+            --config "${prune_exp}/training.yaml" --output_dir "${prune_exp}" "${prune_args[@]}"
+        finish "${prune_exp}"
+    fi
+}
+
+# Compaction
+stage_5() {
+    local index epoch wavs=()
+    need "${prune_exp}/.done" "run stage 4 first"
+    if [ "${audio_type}" = sound ]; then
+        # The gated and the compact model are compared on a few real utterances.
+        mapfile -t wavs < <(head -n 4 "${raw_dir}/${valid_set}/wav.scp" | cut -d ' ' -f 2-)
+        wavs=(--wav "${wavs[@]}")
+    fi
+    for index in "${!compact_dirs[@]}"; do
+        # The last epoch is on target; better-scoring ones may be pruned less.
+        epoch=$(find "${prune_exp}" -maxdepth 1 -name "${target_epochs[index]:-*}epoch.pth" |
+            sort -V | tail -n 1)
+        if unfinished "${compact_dirs[index]}" \
+            "$(checksum "${compact_config}" "${prune_exp}/.done")"; then
+            "${python[@]}" -m espnet_hjprune.bin.compact --task "${task}" \
+                --train_config "${prune_exp}/config.yaml" --model_file "${epoch}" \
+                --output_dir "${compact_dirs[index]}" --finetune_config "${compact_config}" \
+                "${wavs[@]}"
+            finish "${compact_dirs[index]}"
+        fi
+    done
+}
+
+# Final fine-tuning
+stage_6() {
+    local index dir exp options
+    for index in "${!compact_dirs[@]}"; do
+        dir=${compact_dirs[index]}
+        exp=${compact_exps[index]}
+        options=(--init_param "${dir}/model.pth" --teacher "${teacher}" --seed "${seed}")
+        need "${dir}/.done" "run stage 5 first"
+        if unfinished "${exp}" "${options[*]}" "${compact_args[*]}" \
+            "$(checksum "${dir}/finetune.yaml" "${dir}/.done")"; then
+            "${configure[@]}" --config "${dir}/finetune.yaml" --output_dir "${exp}" \
+                "${options[@]}" -- "${compact_args[@]}"
+            run_training "stage 6: final fine-tuning" "${exp}" "${espnet_train[@]}" \
+                --config "${exp}/training.yaml" --output_dir "${exp}" "${compact_args[@]}"
+            finish "${exp}"
+        fi
+    done
+}
+
+# Decoding, scoring and report
+stage_7() {
+    local index exp compared=() part=${task/asr_transducer/asr}
+    need "${train_exp}/.done" "run stage 3 first"
+    for index in "${!compact_exps[@]}"; do
+        need "${compact_exps[index]}/.done" "run stage 6 first"
+        compared+=(--prune_exp "${prune_exp}" --summary "${compact_dirs[index]}/summary.json"
+            --model "auto=${compact_exps[index]}")
+    done
+    list_undecoded "${train_exp}" "${compact_exps[@]}"
+    if [ "${decoder}" = batched ] && [ ${#decode_dirs[@]} -gt 0 ]; then
+        run_decoding "${results_exp}/${decode_tag}/logdir" "${!decode_dirs[@]}" -- \
+            "${python[@]}" -m espnet_hjprune.bin.decode --audio_type "${audio_type}" \
+            --train_config "${decode_exps[@]/%//config.yaml}" \
+            --model_file "${decode_exps[@]/%//${inference_asr_model}}" \
+            --wav_scp "${decode_data[@]/%//wav.scp}" \
+            --key_file "${decode_dirs[@]/%//logdir/keys.JOB.scp}" \
+            --output_dir "${decode_dirs[@]/%//logdir/output.JOB}"
+    fi
+    for index in "${!decode_dirs[@]}"; do
+        exp=${decode_exps[index]}
+        if [ "${decoder}" = espnet ]; then
+            run_decoding "${decode_dirs[index]}/logdir" "${index}" -- \
+                "${python[@]}" -m espnet_hjprune.bin.run -m "espnet2.bin.${task}_inference" \
+                --batch_size 1 --key_file "${decode_dirs[index]}/logdir/keys.JOB.scp" \
+                --data_path_and_name_and_type "${decode_data[index]}/wav.scp,speech,${audio_type}" \
+                "--${part}_train_config" "${exp}/config.yaml" \
+                "--${part}_model_file" "${exp}/${inference_asr_model}" \
+                --output_dir "${decode_dirs[index]}/logdir/output.JOB"
+        fi
+        "${python[@]}" -m espnet_hjprune.bin.recipe.score --data_dir "${decode_data[index]}" \
+            --decode_dir "${decode_dirs[index]}" --type "${score_types[@]}" \
+            --token_type "${token_type}" --bpemodel "${bpemodel}"
+        finish "${decode_dirs[index]}"
+    done
+    "${python[@]}" -m espnet_hjprune.bin.recipe.report --output "${results_exp}/RESULTS.md" \
+        --json "${results_exp}/results.json" ${results_copy:+"${results_copy}"} \
+        --model "unpruned=${train_exp}" "${compared[@]}" --decode_tag "${decode_tag}" \
+        --test_sets "${test_sets[@]}" --metric "${metric}" --data_dir "${raw_dir}" \
+        --title "$(basename "$(dirname "${PWD}")"): HJ-Pruning of ${upstream_tag}"
+    log "The results are ${results_exp}/RESULTS.md, figures are in ${prune_exp}/images"
+}
+
+titles=("" "Data preparation" "Audio format, token list and shapes" "Fine-tuning" "Gated pruning"
+    "Compaction" "Final fine-tuning" "Decoding, scoring and report")
+# One block that ends with exit: the shell has read all of it before the file can change.
+{
+    log "Options: ${arguments[*]}"
+    for ((number = stage; number <= stop_stage; number++)); do
+        log "Stage ${number}: ${titles[number]}"
+        started=${SECONDS}
+        "stage_${number}"
+        log "Stage ${number}: finished in $((SECONDS - started)) s"
+    done
+    log "Successfully finished. [elapsed=${SECONDS}s]"
+    exit 0
+}

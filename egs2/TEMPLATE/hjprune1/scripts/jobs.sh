@@ -1,0 +1,106 @@
+# Jobs: trainings and decodings run in process groups of their own, with their progress shown.
+# To be sourced after utils/common.sh. The array python and the commands of cmd.sh must be set.
+# shellcheck shell=bash disable=SC2154
+
+job_group=
+stop_job() {
+    if [ -n "${job_group}" ]; then
+        kill -- "-${job_group}" 2>/dev/null || true
+    fi
+}
+trap stop_job EXIT
+trap 'exit 130' INT TERM
+
+# start_job DIR... -- COMMAND...: start a job, which notes itself in the directories.
+start_job() {
+    local dirs=()
+    while [ "$1" != -- ]; do
+        dirs+=("$1/.running")
+        shift
+    done
+    shift
+    # The job writes the note, so that there is one even if this script is killed here.
+    # shellcheck disable=SC2016 # the inner shell expands
+    setsid bash -c 'echo "$$ $1" | tee "${@:3:$2}" >/dev/null; shift $(($2 + 2)); exec "$@"' \
+        job "$$" "${#dirs[@]}" "${dirs[@]}" "$@" &
+    job_group=$!
+    job_notes=("${dirs[@]}")
+}
+
+# wait_job OPTION...: show the progress (options of recipe.watch), return the job's status.
+wait_job() {
+    local status=0
+    # In the background, so that a signal to this script is handled at once.
+    "${python[@]}" -m espnet_hjprune.bin.recipe.watch --pid "${job_group}" "$@" &
+    wait $! || true
+    wait "${job_group}" || status=$?
+    job_group=
+    rm -f "${job_notes[@]}"
+    return "${status}"
+}
+
+# stop_leftover DIR: a killed run cannot stop its job, which would write beside the next one.
+stop_leftover() {
+    local file=$1/.running group script
+    [ -e "${file}" ] || return 0
+    read -r group script <"${file}" || true
+    if [ -n "${script}" ] && [ "${script}" != $$ ] &&
+        ps -p "${script}" -o args= 2>/dev/null | grep -q 'hjprune\.sh'; then
+        die "another run (process ${script}) is at work in $1; wait for it or stop it"
+    fi
+    if [ -n "${group}" ] && pgrep -g "${group}" -f "$1" >/dev/null; then
+        log "Stopping the job that an interrupted run left behind in $1"
+        kill -9 -- "-${group}" 2>/dev/null || true
+        sleep 1
+    fi
+    rm -f "${file}"
+}
+
+# run_training TITLE EXP COMMAND...: run a training, which logs to EXP/train.log and makes the
+# steps of EXP/steps.json; on one GPU or none by itself, on more by ESPnet's launcher.
+run_training() {
+    local title=$1 exp=$2 job log=$2/train.log
+    shift 2
+    if [ "${ngpu}" -gt 1 ] || [ "${num_nodes}" -gt 1 ]; then
+        job=(
+            "${python[@]}" -m espnet2.bin.launch --cmd "${cuda_cmd} --name $(basename "${exp}")"
+            --log "${log}" --ngpu "${ngpu}" --num_nodes "${num_nodes}"
+            --init_file_prefix "${exp}/.dist_init_" --multiprocessing_distributed true -- "$@"
+        )
+    elif [ "${ngpu}" -eq 1 ]; then
+        # shellcheck disable=SC2206 # a command with options
+        job=(${cuda_cmd} --gpu 1 "${log}" "$@")
+    else
+        # shellcheck disable=SC2206 # a command with options
+        job=(${train_cmd} --gpu 0 "${log}" "$@")
+    fi
+    log "${title}: the log is ${log}"
+    rotate_log "${log}"
+    start_job "${exp}" -- "${job[@]}"
+    wait_job --title "${title}" --log "${log}" --steps "${exp}/steps.json" ||
+        die_with_log "${log}"
+}
+
+# rotate_log LOG: keep the log of an interrupted run as train.1.log, older ones as train.2.log, ...
+rotate_log() {
+    local log=$1 number
+    [ -e "${log}" ] || return 0
+    for ((number = $(find "$(dirname "${log}")" -maxdepth 1 -name 'train.*.log' | wc -l); \
+        number > 0; number--)); do
+        mv "${log%.log}.${number}.log" "${log%.log}.$((number + 1)).log"
+    done
+    mv "${log}" "${log%.log}.1.log"
+}
+
+# die_with_log LOG: show the reason at the end of a log, then end.
+die_with_log() {
+    local reason
+    # Processes of several GPUs end with a traceback, whose last line has the sentence.
+    reason=$(grep -aE '^(error|espnet_hjprune\.errors\.[A-Za-z]+): ' "$1" | tail -n 1 |
+        sed 's/^[^:]*: //') || true
+    if [ -z "${reason}" ]; then
+        grep -avE '^# Ended' "$1" | tail -n 15 >&2
+        reason="the job ended without saying why"
+    fi
+    die "${reason} (log: $1)"
+}

@@ -1,0 +1,60 @@
+# Stamps: finished work is skipped, and what other options or inputs made is set aside.
+# To be sourced after utils/common.sh and scripts/jobs.sh.
+# shellcheck shell=bash
+
+# unfinished DIR INPUT...: true if DIR must still be made of the inputs.
+unfinished() {
+    local dir=$1 inputs aside
+    shift
+    inputs=$(printf '%s\n' "$@")
+    stop_leftover "${dir}"
+    if [ -e "${dir}/.options" ] && [ "$(cat "${dir}/.options")" != "${inputs}" ]; then
+        aside=$(dirname "${dir}")/.replaced/$(basename "${dir}").$(date '+%Y%m%d-%H%M%S')
+        log "${dir} was made with other options or inputs; moving it to ${aside} and starting over"
+        mkdir -p "$(dirname "${aside}")"
+        mv "${dir}" "${aside}"
+    fi
+    if [ -e "${dir}/.done" ]; then
+        log "${dir} is finished already; skipping (remove ${dir}/.done to repeat it)"
+        return 1
+    fi
+    mkdir -p "${dir}"
+    printf '%s\n' "${inputs}" >"${dir}/.options"
+}
+
+# finish DIR: DIR is made. The stamp differs each time, so that it is an input to what follows.
+finish() {
+    date '+%s%N' >"$1/.done.new"
+    mv "$1/.done.new" "$1/.done"
+}
+
+# checksum FILE...: changes when a file does.
+checksum() {
+    cat "$@" | cksum
+}
+
+# data_checksum DIR: changes when a data directory does, or audio that it lists.
+data_checksum() {
+    local file
+    {
+        for file in wav.scp segments text utt2spk transcript; do
+            [ ! -e "$1/${file}" ] || cat "$1/${file}"
+        done
+        # What is missing is reported where it is read.
+        sed 's/^[^[:space:]]*[[:space:]]*//' "$1/wav.scp" |
+            xargs -d '\n' stat -L -c '%s %.Y %n' 2>/dev/null || true
+    } | cksum
+}
+
+# corpus_places: the variables that db.sh sets, with their values.
+corpus_places() {
+    local name names
+    names=$(grep -oE '^[A-Z][A-Z0-9_]*=' db.sh | tr -d '=') || true
+    (
+        # shellcheck source=/dev/null
+        . ./db.sh
+        for name in ${names}; do
+            echo "${name}=${!name:-}"
+        done
+    )
+}

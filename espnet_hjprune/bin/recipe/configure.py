@@ -1,0 +1,102 @@
+"""Write the configuration that a training of a recipe runs with, and its number of steps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from espnet_hjprune.atomic import write_text
+from espnet_hjprune.bin.cli import run_command
+from espnet_hjprune.config_file import read_config
+from espnet_hjprune.data.tokens import TOKEN_TYPES
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.batches import count_batches
+from espnet_hjprune.model.espnet_config import upstream_options
+from espnet_hjprune.recipe.method import Method
+from espnet_hjprune.recipe.training_config import (
+    Ramp,
+    Source,
+    with_distillation,
+    with_source,
+    with_steps,
+)
+from espnet_hjprune.training.steps import count_steps, step_options, training_options
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command; empty texts are the same as options that are not given."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, required=True, help="ESPnet's YAML file")
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="training.yaml and steps.json go here"
+    )
+    parser.add_argument("--shape_dir", type=Path, required=True, help="made by recipe.shapes")
+    parser.add_argument("--token_type", choices=TOKEN_TYPES, required=True, help="names text_shape")
+    parser.add_argument("--ngpu", type=int, default=0, help="number of GPUs per machine")
+    parser.add_argument("--num_nodes", type=int, default=1, help="number of machines")
+    parser.add_argument("--seed", default="", help="of the training")
+    parser.add_argument("--init_param", default="", help="weights that the training starts from")
+    parser.add_argument("--upstream", default="", help="s3prl's name")
+    parser.add_argument("--upstream_ckpt", default="", help="its checkpoint")
+    parser.add_argument("--teacher", default="", help="weights of the model that teaches this one")
+    pruning = parser.add_argument_group("of a pruning")
+    pruning.add_argument("--ramp_epochs", type=int, help="epochs in which the target rises")
+    pruning.add_argument("--hold_epochs", type=int, default=0, help="epochs at each of several")
+    pruning.add_argument("--rise_epochs", type=int, default=0, help="epochs between them")
+    for option in ("method", "target_sparsity", "targets", "units"):
+        pruning.add_argument(f"--{option}", default="", help="as the recipe has it")
+    parser.add_argument(
+        "train_args",
+        nargs="*",
+        help="after '--': the training's options, which count before the configuration",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the two files.
+
+    Raises:
+        HJPruneError: a file is missing, an option is wrong, or there is no fixed number of steps.
+    """
+    args = get_parser().parse_args(argv)
+    config = read_config(args.config)
+    ramp = None
+    if args.upstream:
+        config = with_source(config, args.config, Source(args.upstream, args.upstream_ckpt))
+    if args.ramp_epochs is not None:
+        ramp = Ramp(args.ramp_epochs, args.hold_epochs, args.rise_epochs)
+        method = Method.from_options(args.method, args.target_sparsity, args.targets, args.units)
+        config = method.apply(config, args.config)
+    if args.teacher:
+        config = with_distillation(config, args.config, args.teacher)
+    if args.seed:
+        config["seed"] = int(args.seed)
+    if args.init_param:
+        config["init_param"] = [args.init_param]
+    shape_files = [
+        args.shape_dir / "speech_shape",
+        args.shape_dir / f"text_shape.{args.token_type}",
+    ]
+    for path in shape_files:
+        if not path.is_file():
+            raise HJPruneError(f"{path} does not exist; run stage 2 first")
+    options = step_options(config | training_options(args.train_args))
+    batches = count_batches(options, shape_files, max(args.ngpu, 1) * args.num_nodes)
+    steps = count_steps(options, batches)
+    config = with_steps(config, args.config, steps, ramp)
+    upstream_options(config, args.config)
+    write_text(
+        args.output_dir / "training.yaml",
+        yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+    )
+    write_text(args.output_dir / "steps.json", json.dumps(asdict(steps)) + "\n")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""What the recipes' shell leaves to Python: its options, the configurations of trainings."""

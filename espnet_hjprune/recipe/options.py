@@ -1,0 +1,243 @@
+"""Options of the recipes: checked, and completed where they are empty.
+
+The shell has their names, defaults and descriptions (``egs2/TEMPLATE/hjprune1/hjprune.sh``); what
+they may be is said here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from espnet_hjprune.config_file import read_config
+from espnet_hjprune.errors import HJPruneError, UsageError
+from espnet_hjprune.model.espnet_config import plugin_names, upstream_options
+from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.recipe.method import Method, method_name
+from espnet_hjprune.recipe.training_config import Ramp, Source, with_distillation, with_source
+from espnet_hjprune.target import Target
+
+NUM_STAGES = 7
+WHOLE_NUMBERS = ("ngpu", "mini_pretrain_epochs", "ramp_epochs", "seed")
+COUNTS = ("num_nodes", "nj", "inference_nj", "nbpe", "hold_epochs", "rise_epochs")
+SECONDS = ("min_wav_duration", "max_wav_duration")
+FLAGS = ("mini", "distill", "gpu_inference")
+NEEDED = ("train_set", "valid_set", "test_sets")
+CHOICES = {
+    "audio_format": ("flac", "wav", "flac.ark"),
+    "token_type": ("char", "bpe", "word"),
+    "bpemode": ("unigram", "bpe"),
+    "metric": ("wer", "accuracy"),
+    "decoder": ("batched", "espnet"),
+}
+SCORE_TYPES = ("wer", "cer", "ter")
+# Tasks whose models the batched decoder reads.
+BATCHED_TASKS = ("asr", "slu")
+# What is meant by an empty option, with a real corpus and with a mini one.
+DEFAULTS = {
+    "config_dir": ("conf/tuning", "conf/mini"),
+    "upstream": ("wav2vec2_base_960", "wav2vec2_mini"),
+    "ramp_epochs": ("5", "4"),
+}
+MAX_JOBS = 4
+
+
+def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
+    """Check the options of a recipe and fill in what is empty.
+
+    Args:
+        options: all of them, by name.
+        cores: of this machine.
+
+    Returns:
+        All of them, and what follows from them:
+
+        - ``make_upstream``, a mini upstream that the recipe makes; ``source_upstream``, the s3prl
+          name that is read; ``upstream_file``, its checkpoint if that is a file here;
+        - ``original_train_set``, without copies of other speeds; ``dataset_tag`` and
+          ``method_tag``, which stand in the names of experiments;
+        - ``target_epochs``, after which the models at several ``targets`` are taken;
+        - ``audio_type``, ESPnet's type of the audio.
+
+    Raises:
+        UsageError: an option is wrong.
+        HJPruneError: a configuration or checkpoint is missing or wrong.
+    """
+    new = dict(options)
+    _check_values(new)
+    for name, values in DEFAULTS.items():
+        new[name] = new[name] or values[new["mini"] == "true"]
+    for name in ("nj", "inference_nj"):
+        new[name] = new[name] or str(min(cores, MAX_JOBS))
+    _check_decoder(new)
+    for part in ("train", "prune", "compact"):
+        file = "finetune" if part == "compact" else part
+        new[f"{part}_config"] = new[f"{part}_config"] or f"{new['config_dir']}/{file}.yaml"
+    new["inference_config"] = new["inference_config"] or f"conf/decode_{new['decoder']}.yaml"
+    _choose_upstream(new)
+    method = Method.from_options(
+        *(new[name] for name in ("method", "target_sparsity", "targets", "units"))
+    )
+    pruning = _check_configs(new, method)
+    _check_upstream(new)
+    _spread_targets(new, method)
+    new["method_tag"] = _method_tag(new, method, pruning)
+    _name_data(new)
+    new["audio_type"] = "kaldi_ark" if new["audio_format"].endswith(".ark") else "sound"
+    if new["token_type"] == "bpe" and "ter" not in new["score_types"].split():
+        new["score_types"] += " ter"
+    return new
+
+
+def _check_values(options: Mapping[str, str]) -> None:
+    """Check what needs no other option; empty ones are completed later."""
+    stages = [options[name] for name in ("stage", "stop_stage")]
+    known = [str(number) for number in range(1, NUM_STAGES + 1)]
+    if not set(stages) <= set(known) or stages[0] > stages[1]:
+        raise UsageError(
+            f"--stage and --stop_stage are 1 to {NUM_STAGES} in this order, not '{stages[0]}' and "
+            f"'{stages[1]}'"
+        )
+    for name, value in options.items():
+        if name in WHOLE_NUMBERS and value and not value.isdecimal():
+            raise UsageError(f"--{name} is a whole number, not '{value}'")
+        if name in COUNTS and value and not (value.isdecimal() and int(value) > 0):
+            raise UsageError(f"--{name} is a whole number from 1, not '{value}'")
+        if name in SECONDS and not _is_duration(value):
+            raise UsageError(f"--{name} is a number of seconds, not '{value}'")
+        if name in FLAGS and value not in ("true", "false"):
+            raise UsageError(f"--{name} is true or false, not '{value}'")
+        if name in NEEDED and not value:
+            raise UsageError(f"--{name} is not given")
+        if name in CHOICES and value not in CHOICES[name]:
+            *others, last = CHOICES[name]
+            raise UsageError(f"--{name} is {', '.join(others)} or {last}, not '{value}'")
+    if options["fs"] not in ("16k", "16000"):
+        raise UsageError(
+            f"--fs is {options['fs']}, but the upstreams take 16k; audio of other rates is "
+            "resampled"
+        )
+    for score_type in options["score_types"].split():
+        if score_type not in SCORE_TYPES:
+            raise UsageError(f"--score_types takes {', '.join(SCORE_TYPES)}, not '{score_type}'")
+
+
+def _is_duration(value: str) -> bool:
+    try:
+        return 0 <= float(value) < math.inf
+    except ValueError:
+        return False
+
+
+def _check_decoder(options: Mapping[str, str]) -> None:
+    if options["decoder"] == "batched" and options["task"] not in BATCHED_TASKS:
+        raise UsageError(
+            f"--decoder batched is for --task {' and '.join(BATCHED_TASKS)}; give --decoder espnet"
+        )
+
+
+def _choose_upstream(options: dict[str, str]) -> None:
+    """Set the tag of the upstream, and where it comes from.
+
+    A mini upstream such as ``wav2vec2_mini`` (``make_upstream``) is made by the recipe, as a
+    checkpoint that ``wav2vec2_local`` (``source_upstream``) reads.
+    """
+    upstream = options["upstream"]
+    options["upstream_tag"] = options["upstream_tag"] or upstream
+    made = options["mini"] == "true" and not options["upstream_ckpt"] and upstream.endswith("_mini")
+    if made:
+        options["upstream_ckpt"] = f"downloads/mini/{upstream}.pt"
+    elif options["mini"] == "true" and int(options["mini_pretrain_epochs"]):
+        raise UsageError(
+            "--mini_pretrain_epochs needs --mini true and a mini upstream such as wav2vec2_mini"
+        )
+    options["make_upstream"] = upstream if made else ""
+    options["source_upstream"] = f"{upstream.rpartition('_')[0]}_local" if made else upstream
+    # No URL, and no directory or hub name of Hugging Face.
+    is_file = "://" not in options["upstream_ckpt"] and not upstream.startswith("hf_")
+    options["upstream_file"] = options["upstream_ckpt"] if is_file else ""
+
+
+def _check_upstream(options: Mapping[str, str]) -> None:
+    file = options["upstream_file"]
+    if file and not options["make_upstream"] and not Path(file).is_file():
+        raise HJPruneError(
+            f"the upstream checkpoint {file} does not exist; correct --upstream_ckpt"
+        )
+
+
+def _name_data(options: dict[str, str]) -> None:
+    """Names of the formatted data: as ESPnet has them, and apart for mini corpora."""
+    options["original_train_set"] = options["train_set"]
+    tag = f"raw_{options['lang']}_{options['token_type']}"
+    if options["token_type"] == "bpe":
+        tag += options["nbpe"]
+    if options["speed_perturb_factors"]:
+        options["train_set"] += "_sp"
+        tag += "_sp"
+    if options["mini"] == "true":
+        options["dumpdir"] += "/mini"
+        tag += "_mini"
+    options["dataset_tag"] = tag
+
+
+def _spread_targets(options: dict[str, str], method: Method) -> None:
+    """Let the pruning last for several targets, and keep the model at each of them."""
+    options["target_epochs"] = ""
+    if not options["targets"]:
+        return
+    ramp = Ramp(*(int(options[name]) for name in ("ramp_epochs", "hold_epochs", "rise_epochs")))
+    epochs = [ramp.last_epoch(number) for number in range(len(method.targets))]
+    options["targets"] = " ".join(map(str, method.targets))
+    options["target_epochs"] = " ".join(map(str, epochs))
+    # The last target needs a learning rate too.
+    options["prune_args"] += (
+        f" --max_epoch {epochs[-1]} --keep_nbest_models {epochs[-1]} --patience none"
+        " --scheduler_conf pruning_schedule=constant"
+    )
+
+
+def _check_configs(options: Mapping[str, str], method: Method) -> PruningConfig:
+    """Check all configurations and return the options of the pruning."""
+    configs = {name: config for name, config in _configs(options)}
+    source = Source(options["source_upstream"], options["upstream_ckpt"])
+    pruning = PruningConfig()
+    for name, config in configs.items():
+        path = options[name]
+        # The model makes up for what its final fine-tuning does not say.
+        if name == "inference_config" or (name == "compact_config" and not plugin_names(config)):
+            continue
+        if name == "prune_config":
+            config = method.apply(config, path)
+        if name != "train_config" and options["distill"] == "true":
+            config = with_distillation(config, path)
+        checked = upstream_options(with_source(config, path, source), path)
+        pruning = checked.pruning or pruning
+    return pruning
+
+
+def _configs(options: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in ("train_config", "prune_config", "compact_config", "inference_config"):
+        if not Path(options[name]).is_file():
+            raise HJPruneError(f"the configuration {options[name]} (--{name}) does not exist")
+        yield name, read_config(options[name])
+
+
+def _method_tag(options: Mapping[str, str], method: Method, pruning: PruningConfig) -> str:
+    """Name of a pruning: units, method, configuration, distillation, target and seed."""
+    name = method.name or method_name(pruning)
+    words = [*method.units, name]
+    config = Path(options["prune_config"]).stem.removeprefix("prune").strip("_")
+    if config not in ("", name):
+        words.append(config)
+    if options["distill"] == "true":
+        words.append("distilled")
+    if options["targets"]:
+        words += ["to", *map(str, method.targets)]
+    else:
+        words += str(Target.parse(pruning.target_sparsity)).replace("=", " ").split()
+    if options["seed"]:
+        words.append(f"seed{options['seed']}")
+    return "_".join(words)

@@ -1,0 +1,115 @@
+"""The configuration that a training of a recipe runs with: a file of the user's, completed.
+
+What depends on the corpus, on options of the recipe and on earlier stages is written into a copy
+beside the results, so that one file says all about a training.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.model.espnet_config import plugin_option, plugin_options, source_options
+from espnet_hjprune.training.steps import TrainingSteps
+
+# Our scheduler, which must know how long a training lasts.
+SCHEDULER = "linear_warmup_decay"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an upstream comes from: its name in s3prl, and a checkpoint for names that need one."""
+
+    upstream: str
+    path_or_url: str = ""
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """How the target of a pruning rises, in epochs.
+
+    Attributes:
+        ramp_epochs: from 0 to the first target.
+        hold_epochs: at each of several targets.
+        rise_epochs: from one of them to the next.
+    """
+
+    ramp_epochs: int
+    hold_epochs: int
+    rise_epochs: int
+
+    def last_epoch(self, target: int) -> int:
+        """The epoch at whose end the model of a target, counted from 0, is taken."""
+        return self.ramp_epochs + self.hold_epochs + target * (self.rise_epochs + self.hold_epochs)
+
+
+def with_source(config: Mapping[str, Any], name: str | Path, source: Source) -> dict[str, Any]:
+    """The configuration with another upstream; ``name`` is what errors call it.
+
+    Raises:
+        HJPruneError: it does not use the plugin.
+    """
+    new = copy.deepcopy(dict(config))
+    options = source_options(new, plugin_option(new, name))
+    options["upstream"] = source.upstream
+    if source.path_or_url:
+        options["path_or_url"] = source.path_or_url
+    return new
+
+
+def with_distillation(
+    config: Mapping[str, Any], name: str | Path, teacher: str | None = None
+) -> dict[str, Any]:
+    """The configuration with a distillation from a teacher, weighted as it says or by default.
+
+    Args:
+        config: of a training.
+        name: what errors call it.
+        teacher: file of the teacher's weights; ``None`` leaves it open.
+
+    Raises:
+        HJPruneError: it does not use the plugin.
+    """
+    new = copy.deepcopy(dict(config))
+    options = plugin_options(new, name)
+    options["distillation"] = {**(options.get("distillation") or {})}
+    if teacher is not None:
+        options["distillation"]["teacher"] = teacher
+    return new
+
+
+def with_steps(
+    config: Mapping[str, Any], name: str | Path, steps: TrainingSteps, ramp: Ramp | None = None
+) -> dict[str, Any]:
+    """The configuration with its number of optimiser steps, and those of the target's rise.
+
+    Args:
+        config: of a training.
+        name: what errors call it.
+        steps: of the training.
+        ramp: for a pruning.
+
+    Raises:
+        HJPruneError: the target would still rise at the end.
+    """
+    new = copy.deepcopy(dict(config))
+    if new.get("scheduler") == SCHEDULER:
+        new["scheduler_conf"] = {**(new.get("scheduler_conf") or {})}
+        new["scheduler_conf"]["total_steps"] = steps.total_steps
+    if ramp is None:
+        return new
+    if ramp.ramp_epochs >= steps.max_epoch:
+        raise HJPruneError(
+            f"--ramp_epochs {ramp.ramp_epochs} does not end before the {steps.max_epoch} epochs of "
+            "stage 4; lower it or train longer"
+        )
+    pruning = plugin_options(new, name)["pruning"]
+    pruning["ramp_steps"] = ramp.ramp_epochs * steps.steps_per_epoch
+    if pruning.get("earlier_targets"):
+        pruning["hold_steps"] = ramp.hold_epochs * steps.steps_per_epoch
+        pruning["rise_steps"] = ramp.rise_epochs * steps.steps_per_epoch
+    return new

@@ -1,0 +1,32 @@
+"""The results of decoding jobs, joined to one set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from espnet_hjprune.atomic import write_text
+from espnet_hjprune.errors import HJPruneError
+
+# What ESPnet's decoding writes about the best hypothesis of every utterance.
+FILES = ("text", "token", "token_int", "score")
+
+
+def join_jobs(directory: Path) -> None:
+    """Join ``logdir/output.<job>/1best_recog/*`` to sorted files in ``directory``.
+
+    Raises:
+        HJPruneError: no job has left a text.
+    """
+    jobs = sorted(directory.glob("logdir/output.*/1best_recog"))
+    for name in FILES:
+        parts = [job / name for job in jobs if (job / name).is_file()]
+        if name == "text" and not parts:
+            raise HJPruneError(f"{directory / 'logdir'} has no results; decode the set first")
+        if parts:
+            # Ids are sorted as bytes, as everywhere in Kaldi's formats.
+            lines = sorted(line for part in parts for line in _lines(part))
+            write_text(directory / name, b"".join(lines).decode("utf-8"))
+
+
+def _lines(path: Path) -> list[bytes]:
+    return [line + b"\n" for line in path.read_bytes().split(b"\n") if line]
