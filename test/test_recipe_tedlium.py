@@ -9,7 +9,8 @@ import pytest
 import soundfile
 from recipe_runs import copy_local, data_sh
 
-from espnet_hjprune.corpora.tedlium import normalise, prepare, read_stm
+from espnet_hjprune.corpora.stm import read_stm
+from espnet_hjprune.corpora.tedlium import normalise, prepare
 from espnet_hjprune.data.datadir import read_segments, read_table
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.synthetic import mini_librispeech

@@ -38,7 +38,8 @@ class RemoteFile:
     Attributes:
         url: where it is.
         bytes: its size.
-        checksum: ``md5:`` and its MD5 sum, or ``git:`` and the SHA-1 of the git blob it is.
+        checksum: ``md5:`` or ``sha256:`` and this sum of it, or ``git:`` and the SHA-1 of the git
+            blob it is.
     """
 
     url: str
@@ -53,7 +54,7 @@ def has_checksum(path: Path, checksum: str) -> bool:
     if kind == "git":
         digest = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     else:
-        digest = hashlib.md5(usedforsecurity=False)
+        digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file, _progress(size, 0, f"checksum {path.name}") as bar:
         while block := file.read(BLOCK):
             digest.update(block)

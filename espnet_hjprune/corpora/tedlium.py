@@ -1,55 +1,49 @@
-"""The test set of TED-LIUM on disk, on which models of LibriSpeech are out of their domain.
+"""TED-LIUM on disk: release 2 as a corpus, and the test set for models of LibriSpeech.
 
-Layout: ``test/stm/<talk>.stm`` with the times and words of every segment of a talk, and
-``test/sph/<talk>.sph`` with its audio; in release 3 below ``legacy/``.
+Layout: ``{train,dev,test}/stm/<talk>.stm`` with the times and words of every segment of a talk, and
+``{train,dev,test}/sph/<talk>.sph`` with its audio; in release 3 below ``legacy/``.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_hjprune.atomic import write_text
+from espnet_hjprune.corpora.download import RemoteFile, fetch, unpacked
+from espnet_hjprune.corpora.stm import MARKER, NO_SPEECH, StmLine, read_stm
 from espnet_hjprune.data.datadir import Segment, Utterance, write_data_dir
 from espnet_hjprune.errors import HJPruneError
 
+RELEASE = "TEDLIUM_release2"
+# Size and checksum are those in TensorFlow Datasets (url_checksums/tedlium.txt). The checksum in
+# torchaudio.datasets.TEDLIUM is the same.
+ARCHIVE = RemoteFile(
+    f"https://www.openslr.org/resources/19/{RELEASE}.tar.gz",
+    36791529840,
+    "sha256:93281b5fcaaae5c88671c9d000b443cb3c7ea3499ad12010b3934ca41a7b9c58",
+)
+# Segments with speech in release 2; dev and test are those of release 3 too. Sources: for train the
+# README-dataset.md of returnn-experiments (rwth-i6, 2019-asr-e2e-trafo-vs-lstm/tedlium2), for dev
+# and test the RESULTS of Kaldi's tedlium/s5_r2.
+UTTERANCES = {"train": 92973, "dev": 507, "test": 1155}
+# In the order of reading: a talk that is in two sets stays in the first.
+SETS = ("test", "dev", "train")
+# Seconds that training segments get before and after the words, at which they are cut in the stm
+# files. Kaldi's and ESPnet's recipes do the same (kaldi-asr/kaldi, issue 835).
+TRAIN_PADDING = (0.15, 0.1)
 DATA_NAME = "test_tedlium"
-# Of releases 2 and 3.
-UTTERANCES = 1155
 AUDIO_SUFFIXES = (".sph", ".wav", ".flac")
-NO_SPEECH = "ignore_time_segment_in_scoring"
-# <sil>, <unk>, {NOISE}, [COUGH], and numbers of pronunciations such as (2)
-MARKER = re.compile(r"<[^<>]*>|\{[^{}]*\}|\[[^\[\]]*\]|\([^()]*\)")
+UNKNOWN = "<unk>"
 # "it 's", "don 't" and "o 'clock" are two tokens in TED-LIUM, one word in LibriSpeech.
 SUFFIX = re.compile(
     r"(?<=\w) (?='(?:s|d|m|re|ve|ll|all)\b)|(?<=n) (?='t\b)|(?<=\bo) (?='clock\b)"
     r"|(?<=\bma) (?='am\b)",
     re.IGNORECASE,
 )
-# <o,f0,male> in release 2 and 3, <F0_M> and <NA> elsewhere
-LABEL = re.compile(r"<[^<>]*,[^<>]*>|<F\d_[MF]>|<NA>", re.IGNORECASE)
-GENDERS = {"male": "m", "female": "f", "f0_m": "m", "f0_f": "f"}
-
-
-@dataclass(frozen=True)
-class StmLine:
-    """A line of an stm file: who says what, from ``start`` to ``end`` seconds of a talk."""
-
-    talk: str
-    speaker: str
-    start: float
-    end: float
-    label: str
-    words: str
-
-    @property
-    def gender(self) -> str | None:
-        """``m`` or ``f``; ``None`` where the label does not say."""
-        return GENDERS.get(self.label.strip("<>").split(",")[-1].lower())
+# ESPnet's recipe of release 2 joins all that begins with an apostrophe, such as "rock 'n".
+APOSTROPHE = re.compile(r"(\S+) ('\S*)")
 
 
 def normalise(words: str) -> str:
@@ -58,32 +52,15 @@ def normalise(words: str) -> str:
     return SUFFIX.sub("", plain).upper()
 
 
-def read_stm(path: Path) -> Iterator[StmLine]:
-    """Read ``talk channel speaker start end <label> words``; comments are left out.
+def plain_words(words: str) -> str:
+    """The words as ESPnet's recipe of release 2 writes them, but without any markers.
 
-    Raises:
-        HJPruneError: a line has another form, or the file is no text in UTF-8.
+    Lower case, and what begins with an apostrophe is joined to the word before; with ``<unk>`` its
+    suffix goes too.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise HJPruneError(f"{path} is no text in UTF-8 ({error.reason}); convert it") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith(";;"):
-            continue
-        # Filled up with empty words, so that a line that is too short fails by its times.
-        talk, _, speaker, start, end, *rest = [*line.split(), *[""] * 5]
-        try:
-            times = float(start), float(end)
-        except ValueError:
-            times = (0.0, 0.0)
-        if not 0 <= times[0] < times[1] < math.inf:
-            raise HJPruneError(
-                f"{path}:{number} is no line 'talk channel speaker start end <label> words'; "
-                "correct it"
-            )
-        label = rest.pop(0) if LABEL.fullmatch(rest[0]) else ""
-        yield StmLine(talk, speaker, *times, label, " ".join(rest).strip())
+    kept = MARKER.sub(lambda mark: UNKNOWN if mark[0].lower() == UNKNOWN else " ", words)
+    joined = APOSTROPHE.sub(r"\1\2", " ".join(kept.split()))
+    return " ".join(word for word in joined.lower().split() if UNKNOWN not in word)
 
 
 def find_test(corpus: Path) -> Path:
@@ -115,22 +92,31 @@ def _audio(directory: Path, talk: str) -> str:
     raise HJPruneError(f"{directory / 'sph' / talk}.sph does not exist; the copy is incomplete")
 
 
+def _read_lines(directory: Path) -> list[StmLine]:
+    """All lines of a set's stm files."""
+    return [line for path in sorted((directory / "stm").glob("*.stm")) for line in read_stm(path)]
+
+
+def _utterance_id(name: str, line: StmLine) -> str:
+    """``<name>-<start>-<end>``, times in hundredths of a second."""
+    return f"{name}-{round(line.start * 100):07d}-{round(line.end * 100):07d}"
+
+
 def read_test(directory: Path) -> tuple[list[Utterance], dict[str, str]]:
     """All segments with speech, and the genders of the speakers, where all are known.
 
     Raises:
         HJPruneError: a talk has no audio, there are no talks, or a line of an stm file is wrong.
     """
-    spoken = [line for path in sorted((directory / "stm").glob("*.stm")) for line in read_stm(path)]
+    spoken = _read_lines(directory)
     utterances = []
     for line in spoken:
         text = normalise(line.words)
         if not text or text.lower() == NO_SPEECH:
             continue
-        span = (round(line.start * 100), round(line.end * 100))
         utterances.append(
             Utterance(
-                f"{line.speaker}-{span[0]:07d}-{span[1]:07d}",
+                _utterance_id(line.speaker, line),
                 line.speaker,
                 _audio(directory, line.talk),
                 text,
@@ -159,19 +145,158 @@ def prepare(corpus: Path, output: Path, check_count: bool = True) -> None:
     known = genders if speakers <= genders.keys() else None
     count = write_data_dir(directory, utterances, known)
     logging.info("%s: %d utterances", directory, count)
-    if check_count and count != UTTERANCES:
+    if check_count and count != UTTERANCES["test"]:
         logging.warning(
             "%s has %d utterances, releases 2 and 3 of TED-LIUM have %d",
             directory,
             count,
-            UTTERANCES,
+            UTTERANCES["test"],
         )
 
 
-def write_stm(path: Path, lines: Iterable[StmLine]) -> None:
-    """Write the stm file of a talk."""
-    text = "".join(
-        f"{line.talk} 1 {line.speaker} {line.start:.2f} {line.end:.2f} {line.label} {line.words}\n"
-        for line in lines
-    )
-    write_text(path, text)
+def read_set(directory: Path) -> list[StmLine]:
+    """The segments with speech of one set of release 2; what is listed again is counted.
+
+    Raises:
+        HJPruneError: the set is missing or has no speech, or a line of an stm file is wrong.
+    """
+    if not (directory / "stm").is_dir():
+        raise HJPruneError(
+            f"{directory / 'stm'} does not exist; correct TEDLIUM2 in db.sh, or give "
+            "--download true"
+        )
+    lines = [line for line in _read_lines(directory) if plain_words(line.words) != NO_SPEECH]
+    if not lines:
+        raise HJPruneError(f"{directory / 'stm'} has no segments with speech; renew the copy")
+    different = list(dict.fromkeys(lines))
+    if len(different) < len(lines):
+        logging.warning(
+            "%d of the %d lines in %s are there a second time and left out",
+            len(lines) - len(different),
+            len(lines),
+            directory / "stm",
+        )
+    return different
+
+
+def _without_talks(directory: Path, lines: list[StmLine], taken: set[str]) -> list[StmLine]:
+    """The lines of talks that no earlier set has; the others are counted.
+
+    Raises:
+        HJPruneError: no talk is left.
+    """
+    talks = {line.talk for line in lines}
+    both = sorted(talks & taken)
+    if both:
+        counted = (
+            f"{len(both)} of the {len(talks)} talks in {directory} are in a set that models are "
+            f"evaluated on, such as {both[0]}"
+        )
+        if len(both) == len(talks):
+            raise HJPruneError(f"{counted}; renew the copy")
+        logging.warning("%s; they are left out of %s", counted, directory.name)
+    return [line for line in lines if line.talk not in taken]
+
+
+def pad(
+    spans: Sequence[tuple[float, float]], before: float, after: float
+) -> list[tuple[float, float]]:
+    """Spans of one talk, in order of time, made longer by at most ``before`` and ``after`` seconds.
+
+    Neighbours share the pause between them, so that they do not begin to overlap.
+    """
+    padded = []
+    for index, (start, end) in enumerate(spans):
+        left = (start - spans[index - 1][1]) / 2 if index else start
+        right = (spans[index + 1][0] - end) / 2 if index + 1 < len(spans) else after
+        padded.append((start - min(before, max(left, 0.0)), end + min(after, max(right, 0.0))))
+    return padded
+
+
+def _utterances(
+    directory: Path, lines: list[StmLine], padding: tuple[float, float] | None
+) -> list[Utterance]:
+    """Utterances called ``<talk>-<start>-<end>`` by the times in the stm file; a talk is a speaker.
+
+    Segments that have markers only are left out and counted.
+    """
+    by_talk: dict[str, list[StmLine]] = {}
+    for line in sorted(lines, key=lambda line: (line.start, line.end)):
+        by_talk.setdefault(line.talk, []).append(line)
+    utterances = []
+    for talk, spoken in by_talk.items():
+        audio = _audio(directory, talk)
+        spans = [(line.start, line.end) for line in spoken]
+        if padding:
+            spans = pad(spans, *padding)
+        for line, (start, end) in zip(spoken, spans, strict=True):
+            text = plain_words(line.words)
+            if text:
+                segment = Segment(talk, start, end)
+                utterances.append(Utterance(_utterance_id(talk, line), talk, audio, text, segment))
+    if not utterances:
+        raise HJPruneError(f"{directory / 'stm'} has no segments with words; renew the copy")
+    if len(utterances) < len(lines):
+        logging.warning(
+            "%d of the %d segments in %s have no words and are left out",
+            len(lines) - len(utterances),
+            len(lines),
+            directory,
+        )
+    return utterances
+
+
+def prepare_release(corpus: Path, output: Path, check_counts: bool = True) -> None:
+    """Make the data directories ``train``, ``dev`` and ``test`` of release 2, with ``segments``.
+
+    A talk that is in two sets is left out of training, or of ``dev`` where it is in ``test``.
+
+    Args:
+        corpus: the directory ``TEDLIUM_release2``.
+        output: where the directories are made.
+        check_counts: warn about a set that has not as many segments as release 2 has.
+
+    Raises:
+        HJPruneError: a set, a talk's audio or all words are missing, a line of an stm file is
+            wrong, or a segment occurs twice.
+    """
+    made: dict[str, tuple[list[Utterance], dict[str, str]]] = {}
+    taken: set[str] = set()
+    for name in SETS:
+        lines = read_set(corpus / name)
+        if check_counts and len(lines) != UTTERANCES[name]:
+            logging.warning(
+                "%s has %d segments with speech, release 2 of TED-LIUM has %d: the copy is not the "
+                "whole set",
+                corpus / name,
+                len(lines),
+                UTTERANCES[name],
+            )
+        lines = _without_talks(corpus / name, lines, taken)
+        taken |= {line.talk for line in lines}
+        padding = TRAIN_PADDING if name == "train" else None
+        genders = {line.talk: line.gender for line in lines if line.gender}
+        made[name] = _utterances(corpus / name, lines, padding), genders
+    for name, (utterances, genders) in made.items():
+        talks = {utterance.speaker for utterance in utterances}
+        known = genders if talks <= genders.keys() else None
+        count = write_data_dir(output / name, utterances, known)
+        logging.info("%s: %d utterances, %d talks", output / name, count, len(talks))
+
+
+def download(directory: Path, archive: RemoteFile = ARCHIVE) -> None:
+    """Complete ``directory/TEDLIUM_release2``; one that is there already stays as it is.
+
+    The archive stays in ``directory``; one that is there already is used.
+
+    Raises:
+        HJPruneError: see :func:`~espnet_hjprune.corpora.download.fetch`.
+    """
+    corpus = directory / RELEASE
+    if corpus.is_dir():
+        logging.info("%s is there already", corpus)
+        return
+    path = directory / f"{RELEASE}.tar.gz"
+    fetch(archive, path)
+    with unpacked(path) as content:
+        (content / RELEASE).rename(corpus)

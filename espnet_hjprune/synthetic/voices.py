@@ -191,8 +191,10 @@ def record_all(
         nj: number of processes.
 
     Raises:
-        HJPruneError: a synthesiser is missing or failed.
+        HJPruneError: a synthesiser is missing or failed, or ``nj`` is less than one.
     """
+    if nj < 1:
+        raise HJPruneError(f"--nj is a whole number from 1, not {nj}")
     with ProcessPoolExecutor(nj) as pool:
         lengths = pool.map(partial(_record, rate=rate, seed=seed), recordings, chunksize=8)
         progress = progress_bar(lengths, total=len(recordings), desc="synthesis", unit="utt")
