@@ -146,7 +146,7 @@ def _choose_upstream(options: dict[str, str]) -> None:
     """
     upstream = options["upstream"]
     options["upstream_tag"] = options["upstream_tag"] or upstream
-    made = options["mini"] == "true" and not options["upstream_ckpt"] and upstream.endswith("_mini")
+    made = not options["upstream_ckpt"] and upstream.endswith("_mini")
     if made:
         options["upstream_ckpt"] = f"downloads/mini/{upstream}.pt"
     elif options["mini"] == "true" and int(options["mini_pretrain_epochs"]):

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Data directories data/{train,dev,test} from ${CORPUS}/{train,dev,test}.tsv, whose lines are
+# "audio file<TAB>speaker<TAB>transcript". Change it to read your corpus as it is laid out: what
+# counts are wav.scp, text and utt2spk (and segments, if a file has several utterances).
+set -euo pipefail
+
+. utils/common.sh
+. ./path.sh
+. ./db.sh
+
+for set in train dev test; do
+    table=${CORPUS}/${set}.tsv
+    need "${table}" "correct CORPUS in db.sh, or change local/data.sh"
+    mkdir -p "data/${set}"
+    rm -f "data/${set}/"{wav.scp,text,utt2spk}
+    # An utterance is called after its speaker and file, so that a speaker's stand together.
+    sort -u "${table}" | awk -F '\t' -v corpus="${CORPUS}" -v dir="data/${set}" \
+        -v table="${table}" '
+        NF != 3 {
+            print "error: " table " has a line other than audio, speaker, transcript: " $0
+            exit 1
+        }
+        {
+            name = $1; gsub(/\.[^.\/]*$/, "", name); gsub(/[\/ ]/, "_", name)
+            utterance = $2 "-" name
+            print utterance, ($1 ~ /^\// ? $1 : corpus "/" $1) > (dir "/wav.scp")
+            print utterance, $3 > (dir "/text")
+            print utterance, $2 > (dir "/utt2spk")
+        }' >&2
+    for file in wav.scp text utt2spk; do
+        sort -o "data/${set}/${file}" "data/${set}/${file}"
+    done
+    log "data/${set}: $(wc -l <"data/${set}/text") utterances of ${table}"
+done

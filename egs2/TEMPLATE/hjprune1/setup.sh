@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Make a recipe: egs2/TEMPLATE/hjprune1/setup.sh egs2/<corpus>/<task>1 [egs2/<other>/<task>1]
+# It gets links to the shared scripts, a run.sh and a local/data.sh to edit, and a copy of the
+# configurations of the other recipe, which is egs2/librispeech_100/asr1 unless one is named.
+set -euo pipefail
+
+template=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+egs2=$(cd "${template}/../.." && pwd)
+# shellcheck source=utils/common.sh
+. "${egs2}/../utils/common.sh"
+
+[[ $# =~ ^[12]$ && $1 != -* ]] ||
+    die_of_usage "give a directory for the recipe: ${BASH_SOURCE[0]} egs2/<corpus>/<task>1"
+target=$(realpath -m "$1")
+other=$(realpath -m "${2:-${egs2}/librispeech_100/asr1}")
+name=$(basename "${target}")
+[ "$(dirname "$(dirname "${target}")")" = "${egs2}" ] ||
+    die_of_usage "$1 is not of the form ${egs2}/<corpus>/<task>1"
+[[ ${name} =~ ^([a-z0-9_]*[a-z_])[0-9]+$ ]] ||
+    die_of_usage "$1 does not end in a task of ESPnet and a number, such as asr1"
+task=${BASH_REMATCH[1]}
+[ ! -e "${target}" ] || die "$1 exists already; remove it, or choose another name"
+[ -d "${other}/conf" ] || die "${other} has no conf; name a recipe whose configurations are copied"
+
+# Made aside, so that an interrupted run leaves nothing.
+scratch=${egs2}/.${name}.$$
+trap 'rm -rf "${scratch}"' EXIT
+mkdir -p "${scratch}/local"
+for file in hjprune.sh path.sh cmd.sh scripts; do
+    ln -s "../../TEMPLATE/hjprune1/${file}" "${scratch}/${file}"
+done
+ln -s ../../../utils "${scratch}/utils"
+cp -r "${other}/conf" "${scratch}/conf"
+cp "${template}/db.sh" "${scratch}/db.sh"
+cp "${template}/local/data.sh" "${scratch}/local/data.sh"
+sed "s/--task asr/--task ${task}/" "${template}/run.sh" >"${scratch}/run.sh"
+chmod +x "${scratch}/run.sh"
+mkdir -p "$(dirname "${target}")"
+mv "${scratch}" "${target}"
+log "$1 is made; edit its local/data.sh and run.sh (doc/add_a_recipe.md)"
