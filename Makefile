@@ -8,12 +8,13 @@ SHELL_SCRIPTS = .ci/run $(shell find . \
 	\( -path ./tools/venv -o -path ./tools/src -o -path ./.git -o -name downloads -o -name exp \) \
 	-prune -o -type f -name '*.sh' -print)
 
-.PHONY: help setup demo test test-newer-torch lint clean
+.PHONY: help setup demo test test-killed test-newer-torch lint clean
 
 help:
 	@echo "make setup  install everything into tools/venv (needs network the first time)"
 	@echo "make demo   prune a small model on a synthetic corpus; DEMO_OPTS='--ngpu 1' adds options"
 	@echo "make test   check the style and run the tests; PYTEST_OPTS='-k tokens' adds options"
+	@echo "make test-killed       kill a recipe at 20 moments and compare what a second run makes (30 min)"
 	@echo "make test-newer-torch  compare upstreams under a newer torch (3 GB more to install)"
 	@echo "make lint   check the style only"
 	@echo "make clean  remove the environment and what the demo made"
@@ -32,6 +33,9 @@ lint: setup
 
 test: lint
 	$(BIN)/python3 -m pytest --numprocesses 2 --dist loadfile $(PYTEST_OPTS)
+
+test-killed: setup
+	$(BIN)/python3 -m pytest -m slow --numprocesses 2 --dist load test/test_recipe_killed.py $(PYTEST_OPTS)
 
 test-newer-torch: setup
 	tools/newer_torch.sh
