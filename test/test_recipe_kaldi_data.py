@@ -406,14 +406,15 @@ def test_test_sets_may_lack_audio_but_no_speakers(dump: Path, tmp_path: Path):
 # The recipe
 
 SETTINGS = [
-    "--train_set", "train", "--valid_set", "dev", "--test_sets", "eval", "--config_dir", "conf/mini",
-    "--upstream", "wav2vec2_local", "--upstream_ckpt", "upstream.pt", "--ramp_epochs", "1",
-    "--speed_perturb_factors", "1.0 1.1", "--nj", "2", "--inference_nj", "1",
+    "--train_set", "train", "--valid_set", "dev", "--test_sets", "eval",
+    "--config_dir", "conf/mini", "--upstream", "wav2vec2_local", "--upstream_ckpt", "upstream.pt", 
+    "--ramp_epochs", "1", "--speed_perturb_factors", "1.0 1.1", "--nj", "2", "--inference_nj", "1",
     "--train_args", "--max_epoch 1 --num_workers 0",
     "--prune_args", "--max_epoch 2 --num_workers 0",
     "--compact_args", "--max_epoch 1 --num_workers 0",
 ]  # fmt: skip
-COUNTS = {"train-clean-100": 16, "dev-clean": 4, "test-clean": 4}
+COUNTS = {"train-clean-100": 16, "dev-clean": 4, "dev-other": 1, "test-clean": 4, "test-other": 1}
+PARTS_OF_SETS = {"train": "train-clean-100", "dev": "dev-clean", "eval": "test-clean"}
 
 
 def spoken(corpus: Path) -> dict[str, tuple[np.ndarray, str, str]]:
@@ -452,8 +453,8 @@ def lay_out(directory: Path, rows: dict[str, tuple[np.ndarray, str, str]], place
 def test_the_recipe_takes_data_of_others(tmp_path: Path):
     recipe = copy_recipe(tmp_path, "librispeech_100/asr1", *SETTINGS)
     make_mini_librispeech(tmp_path / "mini", MiniLibriSpeechConfig(COUNTS), nj=2)
-    parts = [spoken(tmp_path / "mini/LibriSpeech" / part) for part in COUNTS]
-    sets = dict(zip(("train", "dev", "eval"), parts, strict=True))
+    corpus = tmp_path / "mini/LibriSpeech"
+    sets = {name: spoken(corpus / part) for name, part in PARTS_OF_SETS.items()}
     options = ["--name", "wav2vec2_mini", "--output", "upstream.pt"]
     recipe.run_module("espnet_hjprune.bin.recipe.mini_upstream", *options)
 
@@ -469,23 +470,19 @@ def test_the_recipe_takes_data_of_others(tmp_path: Path):
     check_results(recipe, "eval", sets["eval"])
 
     # ESPnet's own dump, in archives: training and pruning, and decoding with the models above.
-    for name, rows in {
-        "train_sp": sets["train"],
-        "dev": sets["dev"],
-        "other": sets["eval"],
-    }.items():
-        espnet_dump(recipe.directory / "espnet/raw" / name, "flac.ark", rows)
-    theirs = ["--dumpdir", "espnet", "--test_sets", "other"]
+    for name, theirs in {"train": "train_sp", "dev": "dev", "eval": "other"}.items():
+        espnet_dump(recipe.directory / "espnet/raw" / theirs, "flac.ark", sets[name])
+    given = ["--dumpdir", "espnet", "--test_sets", "other"]
     training = ["--stage", "3", "--stop_stage", "4", "--expdir", "exp_espnet"]
-    result = recipe.fail(*theirs, *training)
+    result = recipe.fail(*given, *training)
     assert "in an archive" in result.stderr and len(result.stderr.strip().split("\n")) == 1
     assert not (recipe.directory / "exp_espnet").exists()
-    theirs += ["--audio_format", "flac.ark"]
-    recipe.run(*theirs, *training)
+    given += ["--audio_format", "flac.ark"]
+    recipe.run(*given, *training)
     shapes = read_table(recipe.only("exp_espnet/asr_stats_*") / "train/speech_shape")
     assert shapes == {utt_id: str(len(row[0])) for utt_id, row in sets["train"].items()}
     assert recipe.only("exp_espnet/asr_prune_*/.done").exists()
-    recipe.run(*theirs, "--stage", "7", "--stop_stage", "7")
+    recipe.run(*given, "--stage", "7", "--stop_stage", "7")
     check_results(recipe, "other", sets["eval"])
     for name in ("text", "token_int"):
         ours, others = (
