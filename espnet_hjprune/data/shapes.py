@@ -68,7 +68,7 @@ def _count_samples(data_dir: Path, texts: Mapping[str, str]) -> dict[str, str]:
     """
     path = data_dir / "utt2num_samples"
     known = read_table(path) if path.exists() else {}
-    unknown = [utt_id for utt_id in texts if utt_id not in known]
+    unknown = [utt_id for utt_id in texts if not known.get(utt_id, "").isdecimal()]
     wav_scp = read_table(data_dir / "wav.scp") if unknown else {}
     for utt_id in progress_bar(unknown, desc="lengths", unit="utt", disable=not unknown):
         if utt_id not in wav_scp:
