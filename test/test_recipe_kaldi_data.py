@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import kaldiio
 import numpy as np
 import pytest
 import soundfile
-from recipe_runs import RecipeCopy, copy_recipe, read_text
+from recipe_runs import ROOT, RecipeCopy, copy_recipe, read_text
 from scipy.signal import resample_poly
 
 from espnet_hjprune.bin.recipe import check_dump as check_dump_command
@@ -174,6 +175,19 @@ def test_archives_are_read(tmp_path: Path, form: str, rate: int):
     write_lines(data / "text", ["a-1 A"])
     format_data(data, tmp_path / "dump", AudioFormat("wav"), nj=1)
     assert read_table(tmp_path / "dump/utt2num_samples") == {"a-1": str(2 * RATE)}
+
+
+def test_a_changed_archive_is_noticed(tmp_path: Path):
+    position = write_archive(tmp_path / "x.ark", noise(1), "flac")
+    kaldi_dir(tmp_path / "train", position)
+    stamps = ROOT / "egs2/TEMPLATE/hjprune1/scripts/stamps.sh"
+    command = ["bash", "-c", f". {stamps}; data_checksum {tmp_path}/train"]
+    sums = []
+    for seed in (0, 0, 1):
+        if seed:
+            write_archive(tmp_path / "x.ark", noise(1, seed=seed), "flac")
+        sums.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert sums[0] == sums[1] != sums[2]
 
 
 def test_wrong_positions_are_named(tmp_path: Path):
@@ -411,6 +425,10 @@ def test_test_sets_may_lack_audio_but_no_speakers(dump: Path, tmp_path: Path):
     write_lines(dump / "utt2spk", ["s1-a s1"])
     with pytest.raises(HJPruneError, match=r"utterance s1-b has no speaker in .*utt2spk"):
         check_dump(dump, "flac", trains=False)
+    write_lines(dump / "utt2spk", ["s1-a s1", "s1-b s(1)", "s1-c s1"])
+    with pytest.raises(HJPruneError, match=r"s1-b of .* has a parenthesis"):
+        check_dump(dump, "flac", trains=False)
+    write_lines(dump / "utt2spk", ["s1-a s1"])
     write_lines(dump / "text", ["s1-a A", "s1-b B"])
     check_dump_command.main([*options, "--test_dir", str(tmp_path / "not_there_yet")])
     with pytest.raises(HJPruneError, match="has no speaker"):

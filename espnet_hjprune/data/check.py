@@ -58,17 +58,26 @@ def check_dump(directory: Path, audio_format: str, trains: bool = True) -> None:
                 "from the other tables"
             )
     if not trains:
-        unknown = text.keys() - read_table(directory / "utt2spk").keys()
-        if unknown:
-            raise HJPruneError(
-                f"utterance {min(unknown)} has no speaker in {directory}/utt2spk; add it"
-            )
+        _check_speakers(directory, text)
     _check_audio(directory, wav_scp)
 
 
 def _read_word(path: Path) -> str:
     """What a file with one word says; empty where there is none."""
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _check_speakers(directory: Path, text: Mapping[str, str]) -> None:
+    """Whether all utterances have speakers, and names that sclite can read."""
+    utt2spk = read_table(directory / "utt2spk")
+    for utt_id in text:
+        if utt_id not in utt2spk:
+            raise HJPruneError(f"utterance {utt_id} has no speaker in {directory}/utt2spk; add it")
+        if not {"(", ")"}.isdisjoint(utt_id + utt2spk[utt_id]):
+            raise HJPruneError(
+                f"utterance {utt_id} of {directory}/utt2spk or its speaker has a parenthesis, "
+                "which sclite cannot read; rename it"
+            )
 
 
 def _check_locations(directory: Path, wav_scp: Mapping[str, str], audio_format: str) -> None:
