@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from espnet_hjprune.errors import HJPruneError
+
 
 @contextmanager
 def replaced_file(path: str | Path) -> Iterator[Path]:
@@ -46,8 +48,13 @@ def replaced_directory(path: str | Path) -> Iterator[Path]:
 
     After an error nothing of it is left and ``path`` is as it was. What a killed run leaves
     behind is removed by the next one.
+
+    Raises:
+        HJPruneError: ``path`` is a link; what it leads to is not ours to replace.
     """
     path = Path(path)
+    if path.is_symlink():
+        raise HJPruneError(f"{path} is a link and would be replaced; remove it first")
     with scratch_directory(path.with_name(f".{path.name}.tmp")) as temporary:
         yield temporary
         if path.exists():

@@ -1,7 +1,11 @@
-"""Audio files: looking into them, reading them as mono at one rate, and simple signal work."""
+"""Audio files: looking into them, reading them as mono at one rate, and simple signal work.
+
+Where a file is read, its name may also be a position in a Kaldi archive, ``archive.ark:123``.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from dataclasses import dataclass
@@ -12,6 +16,8 @@ import numpy as np
 import soundfile
 
 from espnet_hjprune.errors import HJPruneError
+
+_ARK_POSITION = re.compile(r"(.+\.ark):(\d+)", re.DOTALL)
 
 
 class AudioError(HJPruneError):
@@ -42,6 +48,33 @@ def parse_rate(text: str) -> int:
     return rate
 
 
+def is_ark_position(location: str) -> bool:
+    """Whether this is ``archive.ark:123`` instead of a file."""
+    return _ARK_POSITION.fullmatch(location) is not None
+
+
+def _open(path: str | Path) -> soundfile.SoundFile:
+    """Open a file, or the audio that Kaldi (WAV) or kaldiio (any form) put into an archive."""
+    found = _ARK_POSITION.fullmatch(os.fspath(path))
+    if not found:
+        return soundfile.SoundFile(os.fspath(path))
+    with open(found[1], "rb") as ark:
+        start = int(found[2])
+        ark.seek(start)
+        head = ark.read(8)
+        if head.startswith(b"RIFF"):
+            size = int.from_bytes(head[4:8], "little") + 8
+        elif head.startswith(b"AUDIO") and len(head) == 8:
+            # The length of the length, then the length, then a file of any audio format.
+            start += 6 + head[5]
+            ark.seek(-2, os.SEEK_CUR)
+            size = int.from_bytes(ark.read(head[5]), "little")
+        else:
+            raise AudioError(f"there is no audio at {path}, neither WAV nor as ESPnet writes it")
+        ark.seek(start)
+        return soundfile.SoundFile(io.BytesIO(ark.read(size)))
+
+
 def probe(path: str | Path) -> AudioInfo:
     """Read the header of an audio file and make sure that the last sample is there.
 
@@ -49,7 +82,7 @@ def probe(path: str | Path) -> AudioInfo:
         AudioError: the file is missing, empty, truncated or no audio.
     """
     try:
-        with soundfile.SoundFile(os.fspath(path)) as audio:
+        with _open(path) as audio:
             info = AudioInfo(
                 audio.frames, audio.samplerate, audio.channels, audio.format, audio.subtype
             )
@@ -58,7 +91,9 @@ def probe(path: str | Path) -> AudioInfo:
                 if len(audio.read(1)) != 1:
                     raise AudioError(f"audio file {path} is truncated")
     except (soundfile.LibsndfileError, OSError) as error:
-        reason = "does not exist" if not Path(path).exists() else f"is unreadable ({error})"
+        found = _ARK_POSITION.fullmatch(os.fspath(path))
+        exists = Path(found[1] if found else path).exists()
+        reason = f"is unreadable ({error})" if exists else "does not exist"
         raise AudioError(f"audio file {path} {reason}") from None
     if info.frames == 0:
         raise AudioError(f"audio file {path} is empty")
@@ -91,7 +126,7 @@ def read_mono(
         AudioError: the file cannot be decoded to its end, or starts later than ``start``.
     """
     try:
-        with soundfile.SoundFile(os.fspath(path)) as audio:
+        with _open(path) as audio:
             file_rate = audio.samplerate
             first = round(start * file_rate)
             if first and first >= audio.frames:

@@ -6,6 +6,7 @@ code point order, which is the C locale's order that Kaldi and ESPnet expect.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,11 @@ from espnet_hjprune.errors import HJPruneError
 
 @dataclass(frozen=True)
 class Segment:
-    """Part of a recording, ``start`` to ``end`` in seconds."""
+    """Part of a recording, ``start`` to ``end`` in seconds; ``None`` for its end."""
 
     recording: str
     start: float
-    end: float
+    end: float | None
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def write_table(path: str | Path, table: Mapping[str, object]) -> None:
 
 
 def read_segments(path: str | Path) -> dict[str, Segment]:
-    """Read ``utterance recording start end`` lines, times in seconds.
+    """Read ``utterance recording start end`` lines, times in seconds; -1 is a recording's end.
 
     Raises:
         HJPruneError: the file is missing or a line has another form.
@@ -76,12 +77,13 @@ def read_segments(path: str | Path) -> dict[str, Segment]:
     for utt_id, value in read_table(path).items():
         try:
             recording, start, end = value.split()
-            segments[utt_id] = Segment(recording, float(start), float(end))
+            stop = None if float(end) == -1 else float(end)
+            segments[utt_id] = Segment(recording, float(start), stop)
         except ValueError:
             raise HJPruneError(
                 f"{path} has for {utt_id} no 'recording start end', but '{value}'; correct it"
             ) from None
-        if not 0 <= segments[utt_id].start < segments[utt_id].end:
+        if not 0 <= segments[utt_id].start < (math.inf if stop is None else stop):
             raise HJPruneError(
                 f"{path} has for {utt_id} a segment from {start} to {end} s; correct it"
             )
@@ -94,6 +96,12 @@ def speaker_table(utt2spk: Mapping[str, str]) -> dict[str, str]:
     for utt_id in sorted(utt2spk):
         spk2utt.setdefault(utt2spk[utt_id], []).append(utt_id)
     return {speaker: " ".join(utt_ids) for speaker, utt_ids in spk2utt.items()}
+
+
+def _segment_line(segment: Segment) -> str:
+    """The segment as ``segments`` has it behind the utterance."""
+    end = "-1" if segment.end is None else f"{segment.end:.3f}"
+    return f"{segment.recording} {segment.start:.3f} {end}"
 
 
 def write_data_dir(
@@ -136,8 +144,7 @@ def write_data_dir(
         }
         write_table(new / "wav.scp", audio)
         if segments:
-            lines = {k: f"{s.recording} {s.start:.3f} {s.end:.3f}" for k, s in segments.items()}
-            write_table(new / "segments", lines)
+            write_table(new / "segments", {key: _segment_line(s) for key, s in segments.items()})
         write_table(new / "text", {key: value.text for key, value in by_id.items()})
         write_table(new / "utt2spk", utt2spk)
         write_table(new / "spk2utt", speaker_table(utt2spk))
@@ -149,18 +156,54 @@ def write_data_dir(
 def combine_data_dirs(sources: Iterable[str | Path], directory: str | Path) -> int:
     """Join data directories into one; return its number of utterances.
 
+    Where one has ``segments``, so has the result, with the whole file for utterances of the others.
+    It has ``spk2gender`` if all of them have it.
+
+    Args:
+        sources: directories with wav.scp, text and utt2spk.
+        directory: the data directory; a former one is replaced as a whole.
+
     Raises:
-        HJPruneError: a file is missing, or an utterance is in two of the directories.
+        HJPruneError: a file is missing, an utterance is in two of the directories or lacks its
+            transcript or speaker, or two recordings have one name.
     """
-    utterances: list[Utterance] = []
-    genders: dict[str, str] = {}
-    for source in map(Path, sources):
-        wav_scp, text, utt2spk = (
-            read_table(source / name) for name in ("wav.scp", "text", "utt2spk")
-        )
-        genders |= read_table(source / "spk2gender")
-        utterances += [
-            Utterance(utt_id, utt2spk[utt_id], audio, text[utt_id])
-            for utt_id, audio in wav_scp.items()
-        ]
-    return write_data_dir(directory, utterances, genders)
+    tables: dict[str, dict[str, str]] = {name: {} for name in ("wav.scp", "text", "utt2spk")}
+    segments: dict[str, str] = {}
+    genders: dict[str, str] | None = {}
+    paths = [Path(source) for source in sources]
+    segmented = any((source / "segments").exists() for source in paths)
+    for source in paths:
+        new = {name: read_table(source / name) for name in tables}
+        utterances = new["wav.scp"]
+        if (source / "segments").exists():
+            utterances = read_table(source / "segments")
+            segments |= utterances
+        elif segmented:
+            segments |= {utt_id: f"{utt_id} 0 -1" for utt_id in utterances}
+        for utt_id in utterances:
+            if utt_id in tables["text"]:
+                raise HJPruneError(
+                    f"utterance {utt_id} occurs twice, the second time in {source}; remove one"
+                )
+            for name in ("text", "utt2spk"):
+                if utt_id not in new[name]:
+                    raise HJPruneError(f"utterance {utt_id} is not in {source}/{name}; add it")
+                tables[name][utt_id] = new[name][utt_id]
+        for recording, audio in new["wav.scp"].items():
+            if tables["wav.scp"].setdefault(recording, audio) != audio:
+                raise HJPruneError(
+                    f"{recording} of {source}/wav.scp is another recording elsewhere; rename one"
+                )
+        if genders is not None and (source / "spk2gender").exists():
+            genders |= read_table(source / "spk2gender")
+        else:
+            genders = None
+    with replaced_directory(directory) as output:
+        for name, table in tables.items():
+            write_table(output / name, table)
+        if segmented:
+            write_table(output / "segments", segments)
+        write_table(output / "spk2utt", speaker_table(tables["utt2spk"]))
+        if genders is not None:
+            write_table(output / "spk2gender", genders)
+    return len(tables["text"])

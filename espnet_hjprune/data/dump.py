@@ -43,11 +43,20 @@ class AudioFormat:
 
 @dataclass(frozen=True)
 class AudioSource:
-    """Where an utterance's audio is: a file, or its part from ``start`` to ``end`` seconds."""
+    """Where an utterance's audio is: a file, or its part from ``start`` to ``end`` seconds.
+
+    The file may also be a position in an archive (:mod:`espnet_hjprune.data.audio`); ``end`` is
+    ``None`` for its end.
+    """
 
     path: str
     start: float = 0.0
     end: float | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole file."""
+        return self.start == 0 and self.end is None
 
 
 @dataclass(frozen=True)
@@ -79,14 +88,14 @@ def _convert(
     try:
         info = audio.probe(source.path)
         length = info.frames / info.rate
-        if source.end is not None:
-            length = min(source.end, length) - source.start
+        length = min(length if source.end is None else source.end, length) - source.start
         # What starts behind the end is refused when it is read.
         if length > 0 and not form.min_seconds <= length <= form.max_seconds:
             return FormattedAudio(too_short_or_long=True)
         resampled, mixed = info.rate != form.rate, info.channels > 1
         fits = (info.container, info.subtype) == (form.container.upper(), "PCM_16")
-        if fits and source.end is None and not (resampled or mixed or form.is_ark):
+        packed = form.is_ark or audio.is_ark_position(source.path)
+        if fits and source.is_whole and not (resampled or mixed or packed):
             return FormattedAudio(source.path, info.frames)
         samples = audio.read_mono(source.path, form.rate, source.start, source.end)
     except audio.AudioError as error:
@@ -146,10 +155,20 @@ def read_audio_sources(directory: Path) -> dict[str, AudioSource]:
     return sources
 
 
-def _check_tables(
+def check_tables(
     source: Path, sources: dict[str, AudioSource], text: dict[str, str], utt2spk: dict[str, str]
 ) -> None:
-    """Every utterance needs audio as a file, a transcript and a speaker."""
+    """Make sure that every utterance has audio as a file, a transcript and a speaker.
+
+    Args:
+        source: the data directory, for messages.
+        sources: its audio.
+        text: its transcripts.
+        utt2spk: its speakers.
+
+    Raises:
+        HJPruneError: something is missing, an id has a ``/``, or audio is a command.
+    """
     listed = source / ("segments" if (source / "segments").exists() else "wav.scp")
     if not sources:
         raise HJPruneError(f"{listed} is empty; prepare the data again")
@@ -220,7 +239,7 @@ def format_data(source: Path, output: Path, form: AudioFormat, nj: int = 4) -> i
     """
     sources = read_audio_sources(source)
     text, utt2spk = (read_table(source / name) for name in ("text", "utt2spk"))
-    _check_tables(source, sources, text, utt2spk)
+    check_tables(source, sources, text, utt2spk)
     items = sorted(sources.items())
     # Eight chunks a process: the last ones end at about the same time.
     size = min(max(len(items) // (8 * nj), 1), MAX_CHUNK)

@@ -6,11 +6,14 @@ The stage of ESPnet reads all audio and imports torch to find what is known alre
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
+from espnet_hjprune.data import audio
 from espnet_hjprune.data.datadir import read_table, write_table
 from espnet_hjprune.data.tokens import build_tokenizer, read_token_list
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.progress import progress_bar
 
 
 def write_shapes(
@@ -23,7 +26,8 @@ def write_shapes(
     """Write ``speech_shape`` (samples) and ``text_shape.<token_type>`` (tokens, vocabulary size).
 
     Args:
-        data_dir: a directory with utt2num_samples and text.
+        data_dir: a directory with text, whose utterances count, and with utt2num_samples; for
+            utterances that this lacks, with wav.scp.
         token_list: the token list, whose lines are the vocabulary.
         token_type: ``char``, ``bpe`` or ``word``.
         output: directory to write to.
@@ -33,15 +37,10 @@ def write_shapes(
         The number of utterances.
 
     Raises:
-        HJPruneError: a file is missing, or text and audio have not the same utterances.
+        HJPruneError: a file is missing, or an utterance has no audio.
     """
-    samples, texts = read_table(data_dir / "utt2num_samples"), read_table(data_dir / "text")
-    lonely = sorted(samples.keys() ^ texts.keys())
-    if lonely:
-        raise HJPruneError(
-            f"utterance {lonely[0]} is in only one of {data_dir}/text and "
-            f"{data_dir}/utt2num_samples; run stage 2 again"
-        )
+    texts = read_table(data_dir / "text")
+    samples = _count_samples(data_dir, texts)
     vocabulary = read_token_list(token_list)
     known, tokenizer = set(vocabulary), build_tokenizer(token_type, bpemodel)
     tokens = {utt_id: tokenizer(text) for utt_id, text in texts.items()}
@@ -60,3 +59,22 @@ def write_shapes(
         {utt_id: f"{len(line)},{len(vocabulary)}" for utt_id, line in tokens.items()},
     )
     return len(samples)
+
+
+def _count_samples(data_dir: Path, texts: Mapping[str, str]) -> dict[str, str]:
+    """Lengths of the utterances of ``texts``, from utt2num_samples or else from their audio.
+
+    ESPnet leaves utterances in utt2num_samples that it has removed for their empty transcripts.
+    """
+    path = data_dir / "utt2num_samples"
+    known = read_table(path) if path.exists() else {}
+    unknown = [utt_id for utt_id in texts if not known.get(utt_id, "").isdecimal()]
+    wav_scp = read_table(data_dir / "wav.scp") if unknown else {}
+    for utt_id in progress_bar(unknown, desc="lengths", unit="utt", disable=not unknown):
+        if utt_id not in wav_scp:
+            raise HJPruneError(
+                f"utterance {utt_id} of {data_dir}/text has no audio in {data_dir}/wav.scp; add "
+                "it, or remove the transcript"
+            )
+        known[utt_id] = str(audio.probe(wav_scp[utt_id]).frames)
+    return {utt_id: known[utt_id] for utt_id in texts}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,22 +14,22 @@ from espnet_hjprune.atomic import replaced_directory
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.data import audio
 from espnet_hjprune.data.datadir import read_table, speaker_table, write_table
+from espnet_hjprune.data.dump import AudioSource, check_tables, read_audio_sources
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.progress import progress_bar
 
 
-def perturb_samples(source: str, factor: float) -> np.ndarray:
+def perturb_samples(source: AudioSource, factor: float) -> np.ndarray:
     """Samples of ``source`` at 16 kHz, ``factor`` times as fast, the pitch changing along.
 
     Raises:
-        AudioError: the file cannot be decoded.
+        AudioError: the file cannot be decoded, or ends before the part.
     """
-    return audio.resample(
-        audio.read_mono(source, SAMPLE_RATE), round(SAMPLE_RATE * factor), SAMPLE_RATE
-    )
+    samples = audio.read_mono(source.path, SAMPLE_RATE, source.start, source.end)
+    return audio.resample(samples, round(SAMPLE_RATE * factor), SAMPLE_RATE)
 
 
-def _perturb(item: tuple[str, str], factor: float, directory: Path) -> bool:
+def _perturb(item: tuple[str, AudioSource], factor: float, directory: Path) -> bool:
     """Write one perturbed copy; false if the audio cannot be used."""
     utt_id, source = item
     try:
@@ -46,10 +46,12 @@ def _perturb(item: tuple[str, str], factor: float, directory: Path) -> bool:
 def perturb_speed(source: Path, output: Path, factors: Sequence[float], nj: int = 4) -> int:
     """Make a data directory with a copy of every utterance for every factor.
 
-    Utterances and speakers of a copy are called ``sp<factor>-<name>``; factor 1 is the original.
+    Utterances and speakers of a copy are called ``sp<factor>-<name>``; factor 1 is the original,
+    which stays a part of its recording where it is one.
 
     Args:
-        source: a data directory with wav.scp, text and utt2spk.
+        source: a data directory with wav.scp, text, utt2spk and, where utterances are parts of
+            recordings, segments.
         output: the directory to make; a former one is replaced as a whole.
         factors: speeds, between 0.5 and 2.
         nj: number of processes.
@@ -58,43 +60,53 @@ def perturb_speed(source: Path, output: Path, factors: Sequence[float], nj: int 
         The number of utterances in ``output``.
 
     Raises:
-        HJPruneError: a factor that is not sensible, or a file that is missing.
+        HJPruneError: a factor is not sensible, a file is missing, or an utterance lacks a
+            transcript, a speaker or a file.
     """
     for factor in factors:
         if not 0.5 <= factor <= 2:
             raise HJPruneError(f"the speed factor {factor} is not between 0.5 and 2; correct it")
-    if (source / "segments").exists():
-        raise HJPruneError(
-            f"{source}/segments is not supported with speed perturbation; cut the audio into "
-            "utterances"
-        )
-    wav_scp, text, utt2spk = (read_table(source / name) for name in ("wav.scp", "text", "utt2spk"))
+    sources = read_audio_sources(source)
+    text, utt2spk = (read_table(source / name) for name in ("text", "utt2spk"))
+    check_tables(source, sources, text, utt2spk)
     tables: dict[str, dict[str, str]] = {"wav.scp": {}, "text": {}, "utt2spk": {}}
+    segments: dict[str, str] = {}
 
-    def add(prefix: str, utt_id: str, location: str) -> None:
-        tables["wav.scp"][prefix + utt_id] = location
-        tables["text"][prefix + utt_id] = text[utt_id]
-        tables["utt2spk"][prefix + utt_id] = prefix + utt2spk[utt_id]
+    def add(prefix: str, utt_ids: Iterable[str]) -> None:
+        for utt_id in utt_ids:
+            if prefix + utt_id in tables["text"]:
+                raise HJPruneError(
+                    f"{source} has copies of other speeds already, such as {prefix}{utt_id}; leave "
+                    "--speed_perturb_factors out"
+                )
+            tables["text"][prefix + utt_id] = text[utt_id]
+            tables["utt2spk"][prefix + utt_id] = prefix + utt2spk[utt_id]
 
     with replaced_directory(output) as directory, ProcessPoolExecutor(nj) as pool:
         for factor in dict.fromkeys(factors):
             if factor == 1:
-                for utt_id, location in wav_scp.items():
-                    add("", utt_id, location)
+                add("", sources)
+                tables["wav.scp"] |= read_table(source / "wav.scp")
+                if (source / "segments").exists():
+                    segments |= read_table(source / "segments")
                 continue
             prefix = f"sp{factor:g}-"
             copies = directory / "wav" / f"sp{factor:g}"
             copies.mkdir(parents=True)
             # Few at a time, for a smooth progress bar; many enough not to wait for one another.
             done = pool.map(
-                partial(_perturb, factor=factor, directory=copies), wav_scp.items(), chunksize=16
+                partial(_perturb, factor=factor, directory=copies), sources.items(), chunksize=16
             )
-            progress = progress_bar(done, total=len(wav_scp), desc=f"speed {factor:g}", unit="utt")
-            for utt_id, usable in zip(wav_scp, progress, strict=True):
-                if usable:
-                    final = output / "wav" / f"sp{factor:g}" / f"{utt_id}.flac"
-                    add(prefix, utt_id, str(final))
+            progress = progress_bar(done, total=len(sources), desc=f"speed {factor:g}", unit="utt")
+            usable = [utt_id for utt_id, good in zip(sources, progress, strict=True) if good]
+            add(prefix, usable)
+            final = output / "wav" / f"sp{factor:g}"
+            tables["wav.scp"] |= {prefix + utt_id: f"{final}/{utt_id}.flac" for utt_id in usable}
+        if segments:
+            # The copies are whole files.
+            whole = tables["text"].keys() - segments.keys()
+            write_table(directory / "segments", segments | {key: f"{key} 0 -1" for key in whole})
         for name, table in tables.items():
             write_table(directory / name, table)
         write_table(directory / "spk2utt", speaker_table(tables["utt2spk"]))
-    return len(tables["wav.scp"])
+    return len(tables["text"])

@@ -185,9 +185,9 @@ stage_2() {
 # The part of stage 2 that stage 3 makes up for where others have made dump/raw
 prepare_tokens() {
     local part set bpe_args=()
-    for set in "${train_set}" "${valid_set}"; do
-        need "${raw_dir}/${set}/wav.scp" "run stage 2 first"
-    done
+    "${python[@]}" -m espnet_hjprune.bin.recipe.check_dump --audio_format "${audio_format}" \
+        --train_dir "${raw_dir}/"{"${train_set}","${valid_set}"} \
+        --test_dir "${test_sets[@]/#/${raw_dir}/}"
     if [ "${token_type}" = bpe ]; then
         bpe_args=(--nbpe "${nbpe}" --bpemode "${bpemode}" --bpemodel_prefix "${bpemodel%.model}")
     fi

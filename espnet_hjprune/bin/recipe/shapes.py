@@ -15,7 +15,7 @@ from espnet_hjprune.data.tokens import TOKEN_TYPES
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the options and write the shape files."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--data_dir", type=Path, required=True, help="has utt2num_samples and text")
+    parser.add_argument("--data_dir", type=Path, required=True, help="has text, utt2num_samples")
     parser.add_argument(
         "--token_list", type=Path, required=True, help="made by bin.recipe.token_list"
     )

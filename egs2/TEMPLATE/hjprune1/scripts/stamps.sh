@@ -41,7 +41,7 @@ data_checksum() {
             [ ! -e "$1/${file}" ] || cat "$1/${file}"
         done
         # What is missing is reported where it is read.
-        sed 's/^[^[:space:]]*[[:space:]]*//' "$1/wav.scp" |
+        sed 's/^[^[:space:]]*[[:space:]]*//; s/\.ark:[0-9]*$/.ark/' "$1/wav.scp" |
             xargs -d '\n' stat -L -c '%s %.Y %n' 2>/dev/null || true
     } | cksum
 }

@@ -1,0 +1,114 @@
+"""Checks of formatted data that another toolkit may have made, before a training reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from espnet_hjprune.constants import SAMPLE_RATE
+from espnet_hjprune.data import audio
+from espnet_hjprune.data.datadir import read_table
+from espnet_hjprune.errors import HJPruneError
+
+# What ESPnet calls audio: formatted, or as the user had it.
+_RAW = ("raw", "raw_copy")
+# Audio files of a set that are opened.
+_MAX_OPENED = 10
+
+
+def check_dump(directory: Path, audio_format: str, trains: bool = True) -> None:
+    """Check a directory of the form of ESPnet's ``dump/raw/<set>``.
+
+    It needs wav.scp and text, for scoring utt2spk, and says ``raw`` in feats_type if it has one.
+    The tables are read in full, of the audio a few files are opened.
+
+    Args:
+        directory: the directory.
+        audio_format: one of :data:`~espnet_hjprune.data.dump.AUDIO_FORMATS`, which says whether
+            wav.scp has files or positions in archives.
+        trains: whether it is for training, which needs audio for every transcript, or for scoring,
+            where an utterance without audio counts as one without words.
+
+    Raises:
+        HJPruneError: something is missing or has another form.
+    """
+    kind = _read_word(directory / "feats_type")
+    if kind not in ("", *_RAW):
+        raise HJPruneError(
+            f"{directory}/feats_type is '{kind}', but the upstreams take audio; make the data with "
+            "ESPnet's --feats_type raw"
+        )
+    if not (directory / "wav.scp").is_file():
+        raise HJPruneError(f"{directory}/wav.scp is missing; run stage 2 first")
+    kind = _read_word(directory / "audio_format")
+    if kind.startswith("multi_"):
+        raise HJPruneError(
+            f"{directory}/audio_format is '{kind}', several files for an utterance; make the data "
+            "with one channel"
+        )
+    wav_scp, text = read_table(directory / "wav.scp"), read_table(directory / "text")
+    if not wav_scp:
+        raise HJPruneError(f"{directory}/wav.scp is empty; prepare the data again")
+    _check_locations(directory, wav_scp, audio_format)
+    silent = text.keys() - wav_scp.keys() if trains else set[str]()
+    for table, missing in (("text", wav_scp.keys() - text.keys()), ("wav.scp", silent)):
+        if missing:
+            raise HJPruneError(
+                f"utterance {min(missing)} is not in {directory}/{table}; add it, or remove it "
+                "from the other tables"
+            )
+    if not trains:
+        _check_speakers(directory, text)
+    _check_audio(directory, wav_scp)
+
+
+def _read_word(path: Path) -> str:
+    """What a file with one word says; empty where there is none."""
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _check_speakers(directory: Path, text: Mapping[str, str]) -> None:
+    """Whether all utterances have speakers, and names that sclite can read."""
+    utt2spk = read_table(directory / "utt2spk")
+    for utt_id in text:
+        if utt_id not in utt2spk:
+            raise HJPruneError(f"utterance {utt_id} has no speaker in {directory}/utt2spk; add it")
+        if not {"(", ")"}.isdisjoint(utt_id + utt2spk[utt_id]):
+            raise HJPruneError(
+                f"utterance {utt_id} of {directory}/utt2spk or its speaker has a parenthesis, "
+                "which sclite cannot read; rename it"
+            )
+
+
+def _check_locations(directory: Path, wav_scp: Mapping[str, str], audio_format: str) -> None:
+    """Whether all audio is what ESPnet reads with this format: files, or positions in archives."""
+    in_archive = audio_format.endswith(".ark")
+    for utt_id, location in wav_scp.items():
+        if location.endswith("|"):
+            raise HJPruneError(
+                f"{utt_id} of {directory}/wav.scp is a command; write the audio to a file first"
+            )
+        if audio.is_ark_position(location) != in_archive:
+            kind, better = ("a file", "flac") if in_archive else ("in an archive", "flac.ark")
+            raise HJPruneError(
+                f"the audio of {utt_id} is {kind} ({location}) by {directory}/wav.scp, which "
+                f"--audio_format {audio_format} does not read; give --audio_format {better}"
+            )
+
+
+def _check_audio(directory: Path, wav_scp: Mapping[str, str]) -> None:
+    """Whether some files, evenly spread over the table, are there and have the right form."""
+    locations = list(wav_scp.values())
+    for location in locations[:: -(-len(locations) // _MAX_OPENED)]:
+        try:
+            info = audio.probe(location)
+        except audio.AudioError as error:
+            raise HJPruneError(
+                f"{error}; correct {directory}/wav.scp, whose paths start from {Path.cwd()}"
+            ) from None
+        if (info.rate, info.channels) != (SAMPLE_RATE, 1):
+            raise HJPruneError(
+                f"{location} of {directory}/wav.scp has {info.rate} Hz and {info.channels} "
+                f"channels, but the upstreams take {SAMPLE_RATE} Hz and one channel; make the data "
+                "again, for example by stage 2"
+            )
