@@ -22,6 +22,8 @@ from espnet_hjprune.target import Target
 NUM_STAGES = 7
 WHOLE_NUMBERS = ("ngpu", "mini_pretrain_epochs", "ramp_epochs", "seed")
 COUNTS = ("num_nodes", "nj", "inference_nj", "nbpe", "hold_epochs", "rise_epochs")
+# Those that are completed, or mean something else, where they are empty.
+MAY_BE_EMPTY = ("nj", "inference_nj", "ramp_epochs", "seed")
 SECONDS = ("min_wav_duration", "max_wav_duration")
 FLAGS = ("mini", "distill", "gpu_inference")
 NEEDED = ("train_set", "valid_set", "test_sets")
@@ -65,8 +67,11 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
         UsageError: an option is wrong.
         HJPruneError: a configuration or checkpoint is missing or wrong.
     """
-    new = dict(options)
+    new = {name: value.strip() for name, value in options.items()}
     _check_values(new)
+    for name in (*WHOLE_NUMBERS, *COUNTS):
+        # The shell takes a number that begins with 0 for an octal one.
+        new[name] = new[name] and str(int(new[name]))
     for name, values in DEFAULTS.items():
         new[name] = new[name] or values[new["mini"] == "true"]
     for name in ("nj", "inference_nj"):
@@ -101,9 +106,11 @@ def _check_values(options: Mapping[str, str]) -> None:
             f"'{stages[1]}'"
         )
     for name, value in options.items():
-        if name in WHOLE_NUMBERS and value and not value.isdecimal():
+        if not value and name in MAY_BE_EMPTY:
+            continue
+        if name in WHOLE_NUMBERS and not value.isdecimal():
             raise UsageError(f"--{name} is a whole number, not '{value}'")
-        if name in COUNTS and value and not (value.isdecimal() and int(value) > 0):
+        if name in COUNTS and not (value.isdecimal() and int(value) > 0):
             raise UsageError(f"--{name} is a whole number from 1, not '{value}'")
         if name in SECONDS and not _is_duration(value):
             raise UsageError(f"--{name} is a number of seconds, not '{value}'")
@@ -119,7 +126,7 @@ def _check_values(options: Mapping[str, str]) -> None:
             f"--fs is {options['fs']}, but the upstreams take 16k; audio of other rates is "
             "resampled"
         )
-    for score_type in options["score_types"].split():
+    for score_type in options["score_types"].split() or [""]:
         if score_type not in SCORE_TYPES:
             raise UsageError(f"--score_types takes {', '.join(SCORE_TYPES)}, not '{score_type}'")
 
@@ -229,8 +236,8 @@ def _method_tag(options: Mapping[str, str], method: Method, pruning: PruningConf
     """Name of a pruning: units, method, configuration, distillation, target and seed."""
     name = method.name or method_name(pruning)
     words = [*method.units, name]
-    config = Path(options["prune_config"]).stem.removeprefix("prune").strip("_")
-    if config not in ("", name):
+    config = Path(options["prune_config"]).stem.removeprefix("prune_")
+    if config not in ("prune", name):
         words.append(config)
     if options["distill"] == "true":
         words.append("distilled")

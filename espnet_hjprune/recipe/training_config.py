@@ -54,7 +54,7 @@ def with_source(config: Mapping[str, Any], name: str | Path, source: Source) -> 
         HJPruneError: it does not use the plugin.
     """
     new = copy.deepcopy(dict(config))
-    options = source_options(new, plugin_option(new, name))
+    options = source_options(new, plugin_option(new, name), name)
     options["upstream"] = source.upstream
     if source.path_or_url:
         options["path_or_url"] = source.path_or_url
@@ -76,9 +76,12 @@ def with_distillation(
     """
     new = copy.deepcopy(dict(config))
     options = plugin_options(new, name)
-    options["distillation"] = {**(options.get("distillation") or {})}
+    distillation = options.get("distillation") or {}
+    if not isinstance(distillation, dict):
+        raise HJPruneError(f"{name} has {distillation!r} as distillation; write its options")
+    options["distillation"] = distillation
     if teacher is not None:
-        options["distillation"]["teacher"] = teacher
+        distillation["teacher"] = teacher
     return new
 
 

@@ -41,7 +41,7 @@ class TrainingSteps:
 
 
 def training_options(arguments: Sequence[str]) -> dict[str, Any]:
-    """The options of :data:`DEFAULTS` among command-line arguments of ESPnet's training.
+    """``scheduler`` and those of :data:`DEFAULTS` among the arguments of ESPnet's training.
 
     Raises:
         HJPruneError: one of them has no value or no number where it needs one.
@@ -54,7 +54,7 @@ def training_options(arguments: Sequence[str]) -> dict[str, Any]:
     )
     parser.add_argument("--fold_length", type=int, action="append")
     parser.add_argument("--drop_last_iter", choices=("true", "false"))
-    for option in ("batch_type", "sort_in_batch", "sort_batch", "iterator_type"):
+    for option in ("batch_type", "sort_in_batch", "sort_batch", "iterator_type", "scheduler"):
         parser.add_argument(f"--{option}")
     for option in ("batch_size", "batch_bins", "min_batch_size"):
         parser.add_argument(f"--{option}", type=int)
