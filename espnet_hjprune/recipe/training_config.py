@@ -97,12 +97,15 @@ def with_steps(
         ramp: for a pruning.
 
     Raises:
-        HJPruneError: the target would still rise at the end.
+        HJPruneError: the target would still rise at the end, or a value is in the place of the
+            scheduler's options.
     """
     new = copy.deepcopy(dict(config))
     if new.get("scheduler") == SCHEDULER:
-        new["scheduler_conf"] = {**(new.get("scheduler_conf") or {})}
-        new["scheduler_conf"]["total_steps"] = steps.total_steps
+        scheduler = new.get("scheduler_conf") or {}
+        if not isinstance(scheduler, dict):
+            raise HJPruneError(f"{name} has {scheduler!r} as scheduler_conf; write its options")
+        new["scheduler_conf"] = scheduler | {"total_steps": steps.total_steps}
     if ramp is None:
         return new
     if ramp.ramp_epochs >= steps.max_epoch:
