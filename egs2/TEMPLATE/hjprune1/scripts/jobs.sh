@@ -45,7 +45,7 @@ stop_leftover() {
     [ -e "${file}" ] || return 0
     read -r group script <"${file}" || true
     if [ -n "${script}" ] && [ "${script}" != $$ ] &&
-        ps -p "${script}" -o args= 2>/dev/null | grep -q 'hjprune\.sh'; then
+        ps -ww -p "${script}" -o args= 2>/dev/null | grep -q 'hjprune\.sh'; then
         die "another run (process ${script}) is at work in $1; wait for it or stop it"
     fi
     # A job's session has its number; that may be another's by now. pgrep would take the directory
