@@ -153,6 +153,17 @@ def test_options_after_the_dashes_count_before_the_file(shape_dir: Path) -> None
     assert parsed["scheduler_conf"] == {"warmup_steps": 5, "total_steps": 42}
 
 
+def test_options_that_espnet_reads_in_its_own_way(shape_dir: Path) -> None:
+    words = ("--fold_length", "150", "--num_iters_per_epoch", "none")
+    folded = {"batch_type": "folded", "fold_length": [20000], "num_iters_per_epoch": 3}
+    _, counted = run(shape_dir, TRAINING | folded, "--", *words)
+    parsed = parsed_by_espnet(shape_dir, *words)
+    expected = {"fold_length": [20000, 150], "num_iters_per_epoch": None}
+    assert {name: parsed[name] for name in expected} == expected
+    config = {"batch_size": 16, "batch_type": "folded", **expected}
+    assert counted.batches_per_epoch == espnet_batches(shape_dir, config)
+
+
 # What is written
 
 

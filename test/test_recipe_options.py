@@ -87,7 +87,7 @@ def read_by_python() -> set[str]:
 def test_every_option_that_python_reads_is_in_the_table() -> None:
     made = set(complete()) - set(TABLE)
     assert made == {
-        "make_upstream", "source_upstream", "upstream_file", "original_train_set", "dataset_tag",
+        "make_upstream", "source_upstream", "original_train_set", "dataset_tag",
         "method_tag", "target_epochs", "audio_type",
     }  # fmt: skip
     assert read_by_python() - made <= set(TABLE)
@@ -418,15 +418,15 @@ def test_targets_of_another_form_than_the_configurations(tmp_path: Path) -> None
                 "upstream_ckpt": "microsoft/wavlm",
                 "upstream_tag": "w",
             },
-            {"source_upstream": "hf_wavlm_custom", "upstream_file": "", "upstream_tag": "w"},
+            {"source_upstream": "hf_wavlm_custom", "upstream_tag": "w"},
         ),
         (
             {"upstream": "wav2vec2_local", "upstream_ckpt": "https://x/y.pt"},
-            {"upstream_file": "", "upstream_ckpt": "https://x/y.pt"},
+            {"source_upstream": "wav2vec2_local", "upstream_ckpt": "https://x/y.pt"},
         ),
         (
             {"upstream": "wav2vec2_local", "upstream_ckpt": "run.sh"},
-            {"upstream_file": "run.sh", "upstream_tag": "wav2vec2_local"},
+            {"upstream_ckpt": "run.sh", "upstream_tag": "wav2vec2_local"},
         ),
         (
             {"token_type": "bpe", "nbpe": "40", "lang": "de"},

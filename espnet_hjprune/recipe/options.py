@@ -57,7 +57,7 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
         All of them, and what follows from them:
 
         - ``make_upstream``, a mini upstream that the recipe makes; ``source_upstream``, the s3prl
-          name that is read; ``upstream_file``, its checkpoint if that is a file here;
+          name that is read;
         - ``original_train_set``, without copies of other speeds; ``dataset_tag`` and
           ``method_tag``, which stand in the names of experiments;
         - ``target_epochs``, after which the models at several ``targets`` are taken;
@@ -162,14 +162,15 @@ def _choose_upstream(options: dict[str, str]) -> None:
         )
     options["make_upstream"] = upstream if made else ""
     options["source_upstream"] = f"{upstream.rpartition('_')[0]}_local" if made else upstream
-    # No URL, and no directory or hub name of Hugging Face.
-    is_file = "://" not in options["upstream_ckpt"] and not upstream.startswith("hf_")
-    options["upstream_file"] = options["upstream_ckpt"] if is_file else ""
 
 
 def _check_upstream(options: Mapping[str, str]) -> None:
-    file = options["upstream_file"]
-    if file and not options["make_upstream"] and not Path(file).is_file():
+    file = options["upstream_ckpt"]
+    if not file or options["make_upstream"]:
+        return
+    # No URL, and no directory or hub name of Hugging Face.
+    is_file = "://" not in file and not options["upstream"].startswith("hf_")
+    if is_file and not Path(file).is_file():
         raise HJPruneError(
             f"the upstream checkpoint {file} does not exist; correct --upstream_ckpt"
         )

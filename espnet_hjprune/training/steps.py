@@ -58,8 +58,9 @@ def training_options(arguments: Sequence[str]) -> dict[str, Any]:
         parser.add_argument(f"--{option}")
     for option in ("batch_size", "batch_bins", "min_batch_size"):
         parser.add_argument(f"--{option}", type=int)
-    for option in ("max_epoch", "accum_grad", "num_iters_per_epoch"):
+    for option in ("max_epoch", "accum_grad"):
         parser.add_argument(f"--{option}", type=int)
+    parser.add_argument("--num_iters_per_epoch", type=_count_or_none)
     try:
         options = vars(parser.parse_known_args(list(arguments))[0])
     except argparse.ArgumentError as error:
@@ -67,6 +68,10 @@ def training_options(arguments: Sequence[str]) -> dict[str, Any]:
     if "drop_last_iter" in options:
         options["drop_last_iter"] = options["drop_last_iter"] == "true"
     return options
+
+
+def _count_or_none(value: str) -> int | None:
+    return None if value.lower() in ("none", "null", "nil") else int(value)
 
 
 def step_options(config: Mapping[str, Any]) -> dict[str, Any]:
