@@ -20,7 +20,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HJPruneError(f"the configuration {path} does not exist") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise HJPruneError(f"the configuration {path} is no YAML: {reason}") from None
     if not isinstance(config, dict):

@@ -31,12 +31,21 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any] | None, option: str)
         kind = known[name]
         # Annotations are texts where a module has postponed them, as all of ours have.
         if kind == "int" or kind == "float":
-            values[name] = _number(value, kind, f"{option}.{name}")
+            values[name] = read_number(value, kind, f"{option}.{name}")
     return cls(**values)
 
 
-def _number(value: Any, kind: str, option: str) -> int | float:
-    """Read a number; YAML takes ``2e-2``, which lacks the dot, for a text."""
+def read_number(value: Any, kind: str, option: str) -> Any:
+    """Read a number; YAML takes ``2e-2``, which lacks the dot, for a text.
+
+    Args:
+        value: what YAML has.
+        kind: ``int`` or ``float``.
+        option: what errors call it.
+
+    Raises:
+        HJPruneError: it is no number of this kind.
+    """
     try:
         if isinstance(value, bool):
             raise ValueError

@@ -106,6 +106,13 @@ def test_new_data_start_over_only_what_they_concern(recipe, monkeypatch):
     output = recipe.run(*until_training)
     assert "raw/.test_other was made with other options or inputs" in output
     assert output.count("was made with other options or inputs") == 1
+    # Shapes, and so all trainings, follow the audio even where their tables stay the same.
+    audio = read_text(recipe.directory / "data/train_clean_100/wav.scp")
+    (recipe.directory / next(iter(audio.values()))).touch()
+    output = recipe.run("--stage", "2", "--stop_stage", "2")
+    for made in ("raw/.train_clean_100", "asr_stats_raw_en_bpe40_mini/train"):
+        assert f"{made} was made with other options or inputs" in output
+    assert output.count("was made with other options or inputs") == 2
 
 
 def test_a_sweep_with_a_curve_from_one_pruning(recipe):

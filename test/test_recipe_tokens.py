@@ -1,19 +1,17 @@
-"""Token lists, shapes and the number of steps, compared with ESPnet's own modules."""
+"""Token lists and shapes, compared with ESPnet's own modules."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_hjprune.bin.recipe import plan, shapes, token_list
+from espnet_hjprune.bin.recipe import shapes, token_list
 from espnet_hjprune.data import datadir, tokens
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.synthetic.grammar import COMMANDS
-from espnet_hjprune.training import steps
 
 TEXTS = {f"utt{index:03d}": COMMANDS.sentence(97 * index) for index in range(200)}
 
@@ -129,132 +127,3 @@ def test_unknown_tokens_are_mentioned(data: Path, caplog: pytest.LogCaptureFixtu
     shapes.main([*options, "--out_dir", str(data / "stats")])
     assert "has 1 tokens that" in caplog.text
     assert "'TOMORROW'" in caplog.text
-
-
-# TrainingSteps
-
-
-@pytest.fixture
-def shape_dir(data: Path) -> Path:
-    """Shape files of the 200 utterances."""
-    path, _ = make_tokens(data, "char")
-    options = ["--data_dir", str(data), "--token_list", str(path), "--token_type", "char"]
-    shapes.main([*options, "--out_dir", str(data / "stats")])
-    return data / "stats"
-
-
-def run_plan(
-    shape_dir: Path, capsys: pytest.CaptureFixture[str], config: dict, *options: str
-) -> dict[str, int]:
-    """What the command prints for a configuration."""
-    path = shape_dir / "train.yaml"
-    path.write_text(yaml.safe_dump(config))
-    required = ["--train_config", str(path), "--shape_dir", str(shape_dir), "--token_type", "char"]
-    capsys.readouterr()  # What the import of ESPnet's tasks printed before.
-    plan.main([*required, *options])
-    lines = capsys.readouterr().out.splitlines()
-    return {key: int(value) for key, value in (line.split("=") for line in lines)}
-
-
-def espnet_batches(shape_dir: Path, config: dict) -> int:
-    """The number of batches in an epoch of ESPnet's own iterator."""
-    from espnet2.tasks.asr import ASRTask
-    from espnet2.train.distributed_utils import DistributedOption
-
-    parser = ASRTask.get_parser()
-    scp = str(shape_dir.parent / "text")
-    options = {
-        "train_data_path_and_name_and_type": [(scp, "speech", "text"), (scp, "text", "text")],
-        "train_shape_file": [str(shape_dir / "speech_shape"), str(shape_dir / "text_shape.char")],
-        "use_preprocessor": False,
-        "token_list": [],
-        "num_workers": 0,
-    }
-    parser.set_defaults(**options, **config)
-    args = parser.parse_args(["--output_dir", "x"])
-    factory = ASRTask.build_iter_factory(args, DistributedOption(), "train")
-    return len(factory.build_iter(1))
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"batch_type": "unsorted", "batch_size": 16},
-        {"batch_type": "unsorted", "batch_size": 16, "drop_last_iter": True},
-        {"batch_type": "sorted", "batch_size": 7},
-        {"batch_type": "folded", "batch_size": 16, "fold_length": [20000, 150]},
-        {"batch_type": "length", "batch_bins": 200000},
-        {"batch_type": "numel", "batch_bins": 300000},
-        {"batch_type": "unsorted", "batch_size": 16, "num_iters_per_epoch": 5},
-        {"batch_type": "unsorted", "batch_size": 16, "num_iters_per_epoch": 50},
-    ],
-)
-def test_steps_are_espnets_batches(
-    config: dict, shape_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    printed = run_plan(shape_dir, capsys, config | {"max_epoch": 3})
-    batches = espnet_batches(shape_dir, config)
-    assert printed == {
-        "batches_per_epoch": batches,
-        "steps_per_epoch": batches,
-        "max_epoch": 3,
-        "total_steps": 3 * batches,
-    }
-    accumulated = run_plan(
-        shape_dir, capsys, config, "--", "--accum_grad", "4", "--optim", "sgd", "--max_epoch", "2"
-    )
-    assert accumulated["steps_per_epoch"] == batches // 4
-    assert accumulated["total_steps"] == batches // 4 * 2
-
-
-def test_defaults_are_espnets() -> None:
-    from espnet2.tasks.asr import ASRTask
-
-    parser = ASRTask.get_parser()
-    assert {key: parser.get_default(key) for key in steps.DEFAULTS} == steps.DEFAULTS
-
-
-def test_more_gpus_need_batches_of_their_number(
-    shape_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = {"batch_type": "numel", "batch_bins": 100000}
-    alone = run_plan(shape_dir, capsys, config)["steps_per_epoch"]
-    assert run_plan(shape_dir, capsys, config, "--ngpu", "8")["steps_per_epoch"] < alone
-
-
-def test_training_options_are_picked_out() -> None:
-    arguments = ["--init_param", "a.pth", "--fold_length", "8", "--fold_length", "9"]
-    arguments += ["--model_conf", "ctc_weight=1.0", "--drop_last_iter", "true", "--batch_size", "2"]
-    expected = {"fold_length": [8, 9], "drop_last_iter": True, "batch_size": 2}
-    assert steps.training_options(arguments) == expected
-    with pytest.raises(HJPruneError, match="training argument --max_epoch: invalid int value"):
-        steps.training_options(["--max_epoch", "many"])
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"batch_type": "folded"}, "batch_type 'folded': The number of fold_lengths"),
-        ({"batch_type": "unsorted", "accum_grad": 99}, "fewer than accum_grad 99"),
-        ({"iterator_type": "chunk"}, "iterator_type 'chunk'"),
-        ([1, 2], "has no 'option: value' lines"),
-    ],
-)
-def test_plan_refuses(
-    config: dict, message: str, shape_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(HJPruneError, match=message):
-        run_plan(shape_dir, capsys, config)
-    assert not capsys.readouterr().out
-
-
-def test_plan_names_missing_files(shape_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (shape_dir / "text_shape.char").unlink()
-    with pytest.raises(HJPruneError, match=r"text_shape\.char does not exist; run stage 2"):
-        run_plan(shape_dir, capsys, {"batch_type": "unsorted"})
-    options = ["--shape_dir", str(shape_dir), "--token_type", "char"]
-    with pytest.raises(HJPruneError, match=r"configuration .*no\.yaml does not exist"):
-        plan.main(["--train_config", str(shape_dir / "no.yaml"), *options])
-    (shape_dir / "bad.yaml").write_text("a: [1\nb: {")
-    with pytest.raises(HJPruneError, match=r"bad\.yaml is no YAML"):
-        plan.main(["--train_config", str(shape_dir / "bad.yaml"), *options])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from espnet_hjprune.bin.recipe import score
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.scoring import sclite as scoring
+from espnet_hjprune.scoring.decoded import FILES, join_jobs
 from espnet_hjprune.scoring.sclite import parse_result, score_set, scoring_tokenizer, trn_line
 
 # Whatever has a meaning in a trn file must be counted as plain text.
@@ -106,57 +107,62 @@ def test_character_counts_equal_jiwer_up_to_sclites_weights(pairs, tmp_path_fact
 
 @pytest.fixture
 def decoded(tmp_path: Path) -> dict[str, Path]:
-    """A small decoded set."""
+    """The files of a small set that two jobs have decoded."""
     files = {
-        "ref": "a-1 HELLO WORLD\na-2 GOOD DAY TO YOU\nb-1 YES\n",
-        "hyp": "a-1 HELLO WORD\na-2 GOOD DAY TO YOU\nb-1 YES\n",
-        "utt2spk": "a-1 a\na-2 a\nb-1 b\n",
+        "ref": ("data/text", "a-1 HELLO WORLD\na-2 GOOD DAY TO YOU\nb-1 YES\n"),
+        "utt2spk": ("data/utt2spk", "a-1 a\na-2 a\nb-1 b\n"),
+        "hyp": ("set/logdir/output.1/1best_recog/text", "a-1 HELLO WORD\nb-1 YES\n"),
+        "hyp2": ("set/logdir/output.2/1best_recog/text", "a-2 GOOD DAY TO YOU\n"),
     }
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    return {name: tmp_path / name for name in files}
+    for path, text in files.values():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    return {name: tmp_path / path for name, (path, _) in files.items()}
 
 
-def arguments(decoded: dict[str, Path], out_dir: Path, *more: str) -> list[str]:
-    """Return the options of bin.score."""
-    options = [f"--{name}={path}" for name, path in decoded.items()]
-    return [*options, f"--out_dir={out_dir}", *more]
+def arguments(out_dir: Path, *more: str) -> list[str]:
+    """Return the options of bin.recipe.score."""
+    return ["--data_dir", str(out_dir / "data"), "--decode_dir", str(out_dir / "set"), *more]
 
 
 def test_trn_layout(decoded, tmp_path):
-    score.main(arguments(decoded, tmp_path / "wer"))
-    score.main(arguments(decoded, tmp_path / "cer", "--type", "cer"))
-    assert (tmp_path / "wer/ref.trn").read_text() == (
+    score.main(arguments(tmp_path, "--type", "wer", "cer"))
+    assert (tmp_path / "set/score_wer/ref.trn").read_text() == (
         "HELLO WORLD\t(a-a-1)\nGOOD DAY TO YOU\t(a-a-2)\nYES\t(b-b-1)\n"
     )
-    assert (tmp_path / "wer/hyp.trn").read_text().startswith("HELLO WORD\t(a-a-1)\n")
-    assert (tmp_path / "cer/ref.trn").read_text().endswith("Y E S\t(b-b-1)\n")
-    assert "H E L L O <space> W O R L D\t(a-a-1)" in (tmp_path / "cer/ref.trn").read_text()
-    assert sorted(p.name for p in (tmp_path / "wer").iterdir()) == [
+    assert (tmp_path / "set/score_wer/hyp.trn").read_text().startswith("HELLO WORD\t(a-a-1)\n")
+    assert (tmp_path / "set/score_cer/ref.trn").read_text().endswith("Y E S\t(b-b-1)\n")
+    assert (
+        "H E L L O <space> W O R L D\t(a-a-1)" in (tmp_path / "set/score_cer/ref.trn").read_text()
+    )
+    assert sorted(p.name for p in (tmp_path / "set/score_wer").iterdir()) == [
         "hyp.trn",
         "ref.trn",
         "result.txt",
     ]
-    counts = parse_result(tmp_path / "wer/result.txt")
+    counts = parse_result(tmp_path / "set/score_wer/result.txt")
     assert (counts.sentences, counts.words, counts.substitutions, counts.errors) == (3, 7, 1, 1)
     assert counts.error_rate == pytest.approx(100 / 7)
-    assert "Sum/Avg" in (tmp_path / "wer/result.txt").read_text()
+    assert "Sum/Avg" in (tmp_path / "set/score_wer/result.txt").read_text()
 
 
 def test_scoring_after_a_kill_starts_clean(decoded, tmp_path):
-    (tmp_path / "wer/.sclite").mkdir(parents=True)
-    (tmp_path / "wer/.sclite/ref.trn").write_text("HALF A LI")
-    score.main(arguments(decoded, tmp_path / "wer"))
-    assert parse_result(tmp_path / "wer/result.txt").words == 7
-    assert not (tmp_path / "wer/.sclite").exists()
+    (tmp_path / "set/score_wer/.sclite").mkdir(parents=True)
+    (tmp_path / "set/score_wer/.sclite/ref.trn").write_text("HALF A LI")
+    score.main(arguments(tmp_path))
+    assert parse_result(tmp_path / "set/score_wer/result.txt").words == 7
+    assert not (tmp_path / "set/score_wer/.sclite").exists()
 
 
 def test_missing_utterances_count_as_deleted(decoded, tmp_path, caplog):
     decoded["hyp"].write_text("a-1 HELLO WORLD\n")
+    decoded["hyp2"].unlink()
     with caplog.at_level(logging.INFO):
-        score.main(arguments(decoded, tmp_path / "wer"))
-    assert "2 of 3 utterances are missing" in caplog.text
-    counts = parse_result(tmp_path / "wer/result.txt")
+        score.main(arguments(tmp_path, "--type", "wer", "cer"))
+    assert caplog.text.count("2 of 3 utterances are missing") == 1
+    assert "WER 71.43 % (5 errors in 7 tokens, 3 utterances): " in caplog.text
+    assert "CER " in caplog.text
+    counts = parse_result(tmp_path / "set/score_wer/result.txt")
     assert (counts.sentences, counts.words, counts.deletions, counts.correct) == (3, 7, 5, 2)
 
 
@@ -171,16 +177,16 @@ def test_token_errors_use_the_models_own_tokens(decoded, tmp_path):
         minloglevel=2,
     )
     options = ["--type=ter", "--token_type=bpe", f"--bpemodel={tmp_path / 'bpe.model'}"]
-    score.main(arguments(decoded, tmp_path / "ter", *options))
+    score.main(arguments(tmp_path, *options))
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "bpe.model"))
     first = " ".join(processor.encode("HELLO WORLD", out_type=str))
-    assert (tmp_path / "ter/ref.trn").read_text().startswith(f"{first}\t(a-a-1)\n")
+    assert (tmp_path / "set/score_ter/ref.trn").read_text().startswith(f"{first}\t(a-a-1)\n")
 
 
 def test_missing_sclite_is_one_sentence(decoded, tmp_path):
     command = [sys.executable, "-m", "espnet_hjprune.bin.recipe.score"]
     done = subprocess.run(
-        [*command, *arguments(decoded, tmp_path / "wer")],
+        [*command, *arguments(tmp_path)],
         env={"PATH": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
@@ -188,7 +194,7 @@ def test_missing_sclite_is_one_sentence(decoded, tmp_path):
     assert done.returncode == 1
     assert done.stderr.strip().count("\n") == 0
     assert "sclite was not found" in done.stderr and "install" in done.stderr
-    assert not (tmp_path / "wer").exists()
+    assert not (tmp_path / "set/score_wer").exists()
 
 
 def test_sclite_in_tools_is_found(tmp_path, monkeypatch):
@@ -213,8 +219,8 @@ def test_sclite_in_tools_is_found(tmp_path, monkeypatch):
 def test_bad_input_names_the_culprit_and_keeps_nothing(decoded, tmp_path, name, text, message):
     decoded[name].write_text(text)
     with pytest.raises(HJPruneError, match=message):
-        score.main(arguments(decoded, tmp_path / "wer"))
-    assert not (tmp_path / "wer").exists()
+        score.main(arguments(tmp_path))
+    assert not (tmp_path / "set/score_wer").exists()
 
 
 def test_ids_that_sclite_cannot_tell_apart_are_refused(tmp_path):
@@ -247,3 +253,82 @@ def test_unfinished_result_is_refused(tmp_path):
     (tmp_path / "result.txt").write_text("SYSTEM SUMMARY\n")
     with pytest.raises(HJPruneError, match="no table of totals"):
         parse_result(tmp_path / "result.txt")
+
+
+# The results of several jobs
+
+ids = st.text(alphabet="abzAZ09-_.é", min_size=1, max_size=5)
+# None of these is the end of a line.
+hypotheses = st.text(alphabet="aÉ \t\r\v\f\x1c\x85\xa0\u2028\u2029\u3000", max_size=6)
+
+
+def write_jobs(directory: Path, jobs: list[dict[str, str]], name: str = "text") -> None:
+    """Write what every job has decoded."""
+    for number, lines in enumerate(jobs, 1):
+        path = directory / f"logdir/output.{number}/1best_recog" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes("".join(f"{key} {text}\n" for key, text in lines.items()).encode())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(ids, hypotheses, min_size=1), st.integers(1, 12))
+@example({"a": "", "b": "\u2028", "B": "\xa0x", "é": " x"}, 3)
+def test_jobs_are_joined_as_by_sort(tmp_path_factory, texts, count):
+    directory = tmp_path_factory.mktemp("set")
+    items = list(texts.items())
+    write_jobs(directory, [dict(items[job::count]) for job in range(count)])
+    join_jobs(directory)
+    joined = directory.joinpath("text").read_bytes()
+    parts = list(directory.glob("logdir/output.*/1best_recog/text"))
+    assert len(parts) == count
+    sort = subprocess.run(["sort", *parts], capture_output=True, check=True, env={"LC_ALL": "C"})
+    assert joined == sort.stdout
+    lines = joined.decode().removesuffix("\n").split("\n")
+    assert dict(line.split(" ", 1) for line in lines) == texts
+
+
+def test_all_files_of_the_jobs_are_joined(tmp_path):
+    for name in FILES:
+        write_jobs(tmp_path, [{"b": name}, {"a": name}], name)
+    tmp_path.joinpath("logdir/output.1/1best_recog/score").unlink()
+    for name in ("token", "score"):
+        tmp_path.joinpath("logdir/output.2/1best_recog", name).unlink()
+    join_jobs(tmp_path)
+    assert tmp_path.joinpath("text").read_text() == "a text\nb text\n"
+    assert tmp_path.joinpath("token").read_text() == "b token\n"
+    assert tmp_path.joinpath("token_int").read_text() == "a token_int\nb token_int\n"
+    assert not tmp_path.joinpath("score").exists()
+
+
+def test_a_line_without_its_end_stays_a_line(tmp_path):
+    write_jobs(tmp_path, [{"b": "x"}, {"a": "y"}])
+    for job in (1, 2):
+        path = tmp_path / f"logdir/output.{job}/1best_recog/text"
+        path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    join_jobs(tmp_path)
+    assert tmp_path.joinpath("text").read_text() == "a y\nb x\n"
+
+
+def test_a_set_without_results_is_refused(decoded, tmp_path):
+    for name in ("hyp", "hyp2"):
+        decoded[name].unlink()
+    with pytest.raises(HJPruneError, match="set/logdir has no results; decode the set first"):
+        score.main(arguments(tmp_path))
+    assert not (tmp_path / "set/text").exists()
+
+
+def test_empty_hypotheses_count_as_deleted(decoded, tmp_path):
+    decoded["hyp"].write_text("a-1\nb-1 \n")
+    score.main(arguments(tmp_path))
+    counts = parse_result(tmp_path / "set/score_wer/result.txt")
+    assert (counts.deletions, counts.correct) == (3, 4)
+
+
+def test_exotic_white_space_survives_to_the_scores(decoded, tmp_path):
+    text = "a-1 HELLO\u2028WORLD\n"
+    decoded["ref"].write_text(text + "a-2 GOOD DAY TO YOU\nb-1 YES\n")
+    decoded["hyp"].write_text(text + "b-1 YES\n")
+    score.main(arguments(tmp_path, "--type", "wer", "cer"))
+    assert (tmp_path / "set/text").read_text("utf-8").startswith(text)
+    for score_type in ("wer", "cer"):
+        assert parse_result(tmp_path / f"set/score_{score_type}/result.txt").errors == 0

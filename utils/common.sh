@@ -62,8 +62,8 @@ parse_options() {
             --*)
                 name=${1#--}
                 name=${name//-/_}
-                name=${renamed_options[${name}]:-${name}}
-                [[ " ${option_names[*]} " == *" ${name} "* ]] ||
+                name=${renamed_options[${name:-none}]:-${name}}
+                [[ ${name} != *\ * && " ${option_names[*]} " == *" ${name} "* ]] ||
                     die_of_usage "there is no option $1; --help lists the options"
                 [ $# -ge 2 ] || die_of_usage "the option $1 needs a value"
                 printf -v "${name}" '%s' "$2"

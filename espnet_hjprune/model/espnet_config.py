@@ -14,7 +14,7 @@ from typing import Any
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.distillation_config import DistillationConfig
-from espnet_hjprune.model.upstream_options import UpstreamOptions
+from espnet_hjprune.model.upstream_options import OWN_OPTIONS, UpstreamOptions
 from espnet_hjprune.nn.config import EncoderConfig
 
 # What the frontend and the encoder are called in a configuration.
@@ -77,9 +77,22 @@ def plugin_option(config: Mapping[str, Any], source: str | Path) -> str:
     return names[0]
 
 
-def plugin_options(config: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
-    """The plugin's options in a configuration, by reference."""
-    options: dict[str, Any] = config[plugin_option(config, source) + "_conf"]
+def plugin_options(config: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """The plugin's options in a configuration, by reference.
+
+    Raises:
+        HJPruneError: it does not use the plugin, or has a value in the place of the options.
+    """
+    return _options_of(config, plugin_option(config, source) + "_conf", source)
+
+
+def _options_of(config: dict[str, Any], name: str, source: str | Path) -> dict[str, Any]:
+    """The options under a name, by reference; none where it is missing."""
+    if config.get(name) is None:
+        config[name] = {}
+    options = config[name]
+    if not isinstance(options, dict):
+        raise HJPruneError(f"{source} has {options!r} as {name}; write options, as 'name: value'")
     return options
 
 
@@ -88,18 +101,21 @@ def _source_name(option: str) -> str:
     return "frontend_conf" if option.endswith("frontend") else "upstream_conf"
 
 
-def source_options(config: Mapping[str, Any], option: str) -> dict[str, Any]:
+def source_options(
+    config: dict[str, Any], option: str, source: str | Path = "the configuration"
+) -> dict[str, Any]:
     """The options ``upstream``, ``path_or_url`` and ``architecture``, by reference.
 
     Args:
         config: the configuration.
         option: one of :func:`plugin_names`.
+        source: what errors call the configuration.
+
+    Raises:
+        HJPruneError: a value is in the place of the options.
     """
-    conf, name = config[f"{option}_conf"], _source_name(option)
-    if conf.get(name) is None:
-        conf[name] = {}
-    options: dict[str, Any] = conf[name]
-    return options
+    conf = _options_of(config, f"{option}_conf", source)
+    return _options_of(conf, _source_name(option), source)
 
 
 def upstream_options(config: Mapping[str, Any], source: str | Path) -> UpstreamOptions:
@@ -109,9 +125,19 @@ def upstream_options(config: Mapping[str, Any], source: str | Path) -> UpstreamO
         HJPruneError: it does not use the plugin, or an option is wrong.
     """
     option = plugin_option(config, source)
-    conf = dict(config[f"{option}_conf"])
+    conf = dict(_options_of(dict(config), f"{option}_conf", source))
     conf.pop("fs", None)
-    return UpstreamOptions.from_dict(conf.pop(_source_name(option), None), **conf)
+    given = conf.pop(_source_name(option), None)
+    unknown = sorted(set(conf) - set(OWN_OPTIONS))
+    if unknown:
+        raise HJPruneError(
+            f"{source} has {option}_conf with {', '.join(unknown)}; it takes "
+            f"fs, {_source_name(option)}, {', '.join(OWN_OPTIONS)}"
+        )
+    try:
+        return UpstreamOptions.from_dict(given, **conf)
+    except HJPruneError as error:
+        raise HJPruneError(f"{source}: {error}") from None
 
 
 def read_architecture(path: str | Path) -> EncoderConfig:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.distillation_config import DistillationConfig
 from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig, MaskingConfig
-from espnet_hjprune.options import build_dataclass
+from espnet_hjprune.options import build_dataclass, read_number
 from espnet_hjprune.pruning.config import PruningConfig
 
 # Options that ESPnet's `s3prl` frontend takes in its own `frontend_conf`, and `architecture`.
@@ -110,7 +110,7 @@ class UpstreamOptions:
             architecture=EncoderConfig.from_dict(architecture) if architecture else None,
             download_dir=download_dir,
             normalize=bool(given.get("normalize", False)),
-            tile_factor=int(given.get("tile_factor", 1)),
+            tile_factor=read_number(given.get("tile_factor", 1), "int", "tile_factor"),
             multilayer_feature=multilayer_feature,
             layer=layer,
             dropout=build_dataclass(DropoutConfig, dropout, "dropout"),
@@ -120,3 +120,9 @@ class UpstreamOptions:
             if distillation is None
             else DistillationConfig.from_dict(distillation),
         )
+
+
+# The options beside those of the source.
+OWN_OPTIONS = tuple(
+    option.name for option in fields(UpstreamOptions) if option.name not in SOURCE_OPTIONS
+)

@@ -64,6 +64,8 @@ class PruningConfig:
         """Check every option."""
         if isinstance(self.units, str):
             self.units = self.units.replace(",", " ").split()
+        if not isinstance(self.units, (list, tuple)):
+            raise HJPruneError(f"pruning.units is {self.units}, not a list such as [head, ffn]")
         self.units = [unit for unit in UNITS if unit in self._known(self.units, UNITS, "units")]
         if not self.units:
             raise HJPruneError(f"pruning.units is empty; choose among {', '.join(UNITS)}")

@@ -87,13 +87,14 @@ class Method:
         if self.targets:
             *earlier, last = self.targets
             pruning["target_sparsity"] = _plain(last)
+            pruning.pop("earlier_targets", None)
             if earlier:
                 pruning["earlier_targets"] = [_plain(target) for target in earlier]
-        elif pruning.get("criterion") == SEPARATE and not _is_separate(pruning):
-            raise UsageError(
-                f"--method {SEPARATE} needs --target_sparsity with a share for each part, such as "
-                "'cnn=0.6 transformer=0.3'"
-            )
+        elif self.name and (METHODS[self.name] == SEPARATE) != _is_separate(pruning):
+            form = "one number"
+            if self.name == SEPARATE:
+                form = "a share for each part, such as 'cnn=0.6 transformer=0.3'"
+            raise UsageError(f"--method {self.name} needs --target_sparsity with {form}")
         return new
 
 

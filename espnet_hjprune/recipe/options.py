@@ -22,6 +22,8 @@ from espnet_hjprune.target import Target
 NUM_STAGES = 7
 WHOLE_NUMBERS = ("ngpu", "mini_pretrain_epochs", "ramp_epochs", "seed")
 COUNTS = ("num_nodes", "nj", "inference_nj", "nbpe", "hold_epochs", "rise_epochs")
+# Those that are completed, or mean something else, where they are empty.
+MAY_BE_EMPTY = ("nj", "inference_nj", "ramp_epochs", "seed")
 SECONDS = ("min_wav_duration", "max_wav_duration")
 FLAGS = ("mini", "distill", "gpu_inference")
 NEEDED = ("train_set", "valid_set", "test_sets")
@@ -55,7 +57,7 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
         All of them, and what follows from them:
 
         - ``make_upstream``, a mini upstream that the recipe makes; ``source_upstream``, the s3prl
-          name that is read; ``upstream_file``, its checkpoint if that is a file here;
+          name that is read;
         - ``original_train_set``, without copies of other speeds; ``dataset_tag`` and
           ``method_tag``, which stand in the names of experiments;
         - ``target_epochs``, after which the models at several ``targets`` are taken;
@@ -65,8 +67,11 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
         UsageError: an option is wrong.
         HJPruneError: a configuration or checkpoint is missing or wrong.
     """
-    new = dict(options)
+    new = {name: value.strip() for name, value in options.items()}
     _check_values(new)
+    for name in (*WHOLE_NUMBERS, *COUNTS):
+        # The shell takes a number that begins with 0 for an octal one.
+        new[name] = new[name] and str(int(new[name]))
     for name, values in DEFAULTS.items():
         new[name] = new[name] or values[new["mini"] == "true"]
     for name in ("nj", "inference_nj"):
@@ -101,9 +106,11 @@ def _check_values(options: Mapping[str, str]) -> None:
             f"'{stages[1]}'"
         )
     for name, value in options.items():
-        if name in WHOLE_NUMBERS and value and not value.isdecimal():
+        if not value and name in MAY_BE_EMPTY:
+            continue
+        if name in WHOLE_NUMBERS and not value.isdecimal():
             raise UsageError(f"--{name} is a whole number, not '{value}'")
-        if name in COUNTS and value and not (value.isdecimal() and int(value) > 0):
+        if name in COUNTS and not (value.isdecimal() and int(value) > 0):
             raise UsageError(f"--{name} is a whole number from 1, not '{value}'")
         if name in SECONDS and not _is_duration(value):
             raise UsageError(f"--{name} is a number of seconds, not '{value}'")
@@ -119,7 +126,7 @@ def _check_values(options: Mapping[str, str]) -> None:
             f"--fs is {options['fs']}, but the upstreams take 16k; audio of other rates is "
             "resampled"
         )
-    for score_type in options["score_types"].split():
+    for score_type in options["score_types"].split() or [""]:
         if score_type not in SCORE_TYPES:
             raise UsageError(f"--score_types takes {', '.join(SCORE_TYPES)}, not '{score_type}'")
 
@@ -155,14 +162,15 @@ def _choose_upstream(options: dict[str, str]) -> None:
         )
     options["make_upstream"] = upstream if made else ""
     options["source_upstream"] = f"{upstream.rpartition('_')[0]}_local" if made else upstream
-    # No URL, and no directory or hub name of Hugging Face.
-    is_file = "://" not in options["upstream_ckpt"] and not upstream.startswith("hf_")
-    options["upstream_file"] = options["upstream_ckpt"] if is_file else ""
 
 
 def _check_upstream(options: Mapping[str, str]) -> None:
-    file = options["upstream_file"]
-    if file and not options["make_upstream"] and not Path(file).is_file():
+    file = options["upstream_ckpt"]
+    if not file or options["make_upstream"]:
+        return
+    # No URL, and no directory or hub name of Hugging Face.
+    is_file = "://" not in file and not options["upstream"].startswith("hf_")
+    if is_file and not Path(file).is_file():
         raise HJPruneError(
             f"the upstream checkpoint {file} does not exist; correct --upstream_ckpt"
         )
@@ -229,8 +237,8 @@ def _method_tag(options: Mapping[str, str], method: Method, pruning: PruningConf
     """Name of a pruning: units, method, configuration, distillation, target and seed."""
     name = method.name or method_name(pruning)
     words = [*method.units, name]
-    config = Path(options["prune_config"]).stem.removeprefix("prune").strip("_")
-    if config not in ("", name):
+    config = Path(options["prune_config"]).stem.removeprefix("prune_")
+    if config not in ("prune", name):
         words.append(config)
     if options["distill"] == "true":
         words.append("distilled")

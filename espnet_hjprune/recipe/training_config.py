@@ -54,7 +54,7 @@ def with_source(config: Mapping[str, Any], name: str | Path, source: Source) -> 
         HJPruneError: it does not use the plugin.
     """
     new = copy.deepcopy(dict(config))
-    options = source_options(new, plugin_option(new, name))
+    options = source_options(new, plugin_option(new, name), name)
     options["upstream"] = source.upstream
     if source.path_or_url:
         options["path_or_url"] = source.path_or_url
@@ -76,9 +76,12 @@ def with_distillation(
     """
     new = copy.deepcopy(dict(config))
     options = plugin_options(new, name)
-    options["distillation"] = {**(options.get("distillation") or {})}
+    distillation = options.get("distillation") or {}
+    if not isinstance(distillation, dict):
+        raise HJPruneError(f"{name} has {distillation!r} as distillation; write its options")
+    options["distillation"] = distillation
     if teacher is not None:
-        options["distillation"]["teacher"] = teacher
+        distillation["teacher"] = teacher
     return new
 
 
@@ -94,12 +97,15 @@ def with_steps(
         ramp: for a pruning.
 
     Raises:
-        HJPruneError: the target would still rise at the end.
+        HJPruneError: the target would still rise at the end, or a value is in the place of the
+            scheduler's options.
     """
     new = copy.deepcopy(dict(config))
     if new.get("scheduler") == SCHEDULER:
-        new["scheduler_conf"] = {**(new.get("scheduler_conf") or {})}
-        new["scheduler_conf"]["total_steps"] = steps.total_steps
+        scheduler = new.get("scheduler_conf") or {}
+        if not isinstance(scheduler, dict):
+            raise HJPruneError(f"{name} has {scheduler!r} as scheduler_conf; write its options")
+        new["scheduler_conf"] = scheduler | {"total_steps": steps.total_steps}
     if ramp is None:
         return new
     if ramp.ramp_epochs >= steps.max_epoch:

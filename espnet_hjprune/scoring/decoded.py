@@ -24,9 +24,7 @@ def join_jobs(directory: Path) -> None:
             raise HJPruneError(f"{directory / 'logdir'} has no results; decode the set first")
         if parts:
             # Ids are sorted as bytes, as everywhere in Kaldi's formats.
-            lines = sorted(line for part in parts for line in _lines(part))
-            write_text(directory / name, b"".join(lines).decode("utf-8"))
-
-
-def _lines(path: Path) -> list[bytes]:
-    return [line + b"\n" for line in path.read_bytes().split(b"\n") if line]
+            lines = sorted(
+                line for part in parts for line in part.read_bytes().split(b"\n") if line
+            )
+            write_text(directory / name, "".join(f"{line.decode('utf-8')}\n" for line in lines))

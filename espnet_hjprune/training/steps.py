@@ -41,7 +41,7 @@ class TrainingSteps:
 
 
 def training_options(arguments: Sequence[str]) -> dict[str, Any]:
-    """The options of :data:`DEFAULTS` among command-line arguments of ESPnet's training.
+    """``scheduler`` and those of :data:`DEFAULTS` among the arguments of ESPnet's training.
 
     Raises:
         HJPruneError: one of them has no value or no number where it needs one.
@@ -54,12 +54,13 @@ def training_options(arguments: Sequence[str]) -> dict[str, Any]:
     )
     parser.add_argument("--fold_length", type=int, action="append")
     parser.add_argument("--drop_last_iter", choices=("true", "false"))
-    for option in ("batch_type", "sort_in_batch", "sort_batch", "iterator_type"):
+    for option in ("batch_type", "sort_in_batch", "sort_batch", "iterator_type", "scheduler"):
         parser.add_argument(f"--{option}")
     for option in ("batch_size", "batch_bins", "min_batch_size"):
         parser.add_argument(f"--{option}", type=int)
-    for option in ("max_epoch", "accum_grad", "num_iters_per_epoch"):
+    for option in ("max_epoch", "accum_grad"):
         parser.add_argument(f"--{option}", type=int)
+    parser.add_argument("--num_iters_per_epoch", type=_count_or_none)
     try:
         options = vars(parser.parse_known_args(list(arguments))[0])
     except argparse.ArgumentError as error:
@@ -67,6 +68,10 @@ def training_options(arguments: Sequence[str]) -> dict[str, Any]:
     if "drop_last_iter" in options:
         options["drop_last_iter"] = options["drop_last_iter"] == "true"
     return options
+
+
+def _count_or_none(value: str) -> int | None:
+    return None if value.lower() in ("none", "null", "nil") else int(value)
 
 
 def step_options(config: Mapping[str, Any]) -> dict[str, Any]:

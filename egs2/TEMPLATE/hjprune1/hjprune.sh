@@ -199,8 +199,8 @@ prepare_tokens() {
     fi
     for part in train valid; do
         set=${part}_set
-        if unfinished "${stats_dir}/${part}" \
-            "$(checksum "${token_list}" "${raw_dir}/${!set}/"{wav.scp,text})"; then
+        if unfinished "${stats_dir}/${part}" "$(checksum "${token_list}")" \
+            "$(data_checksum "${raw_dir}/${!set}")"; then
             "${python[@]}" -m espnet_hjprune.bin.recipe.shapes --data_dir "${raw_dir}/${!set}" \
                 --token_list "${token_list}" --token_type "${token_type}" \
                 --bpemodel "${bpemodel}" --out_dir "${stats_dir}/${part}"

@@ -21,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     options = dict(option.split("=", 1) for option in args.options)
     for name, value in complete_options(options, len(os.sched_getaffinity(0))).items():
-        print(f"{name}={' '.join(value.split())}")
+        one_line = value.replace("\n", " ")
+        print(f"{name}={one_line}")
 
 
 if __name__ == "__main__":

@@ -14,14 +14,15 @@ list_undecoded() {
         need "${exp}/${inference_asr_model}" "choose another --inference_asr_model"
         for set in "${test_sets[@]}"; do
             need "${raw_dir}/${set}/wav.scp" "run stage 2 first"
-            inputs=("${inference_config}" "${exp}/.done" "${raw_dir}/${set}/"{wav.scp,text})
+            inputs=("${inference_config}" "${exp}/.done")
             # Language models and lexicons may change under the same names.
             for word in "${inference_args[@]}" \
                 $(sed -n 's/^ *\(ngram\|lexicon\): *//p' "${inference_config}"); do
-                [ ! -f "${word}" ] || inputs+=("${word}")
+                [ ! -f "${word#*=}" ] || inputs+=("${word#*=}")
             done
             if unfinished "${exp}/${decode_tag}/${set}" "${decoder} ${inference_args[*]}" \
-                "${score_types[*]}" "$(checksum "${inputs[@]}")"; then
+                "${score_types[*]}" "$(checksum "${inputs[@]}")" \
+                "$(data_checksum "${raw_dir}/${set}")"; then
                 decode_exps+=("${exp}")
                 decode_data+=("${raw_dir}/${set}")
                 decode_dirs+=("${exp}/${decode_tag}/${set}")
@@ -63,7 +64,7 @@ run_decoding() {
     wait_job --title decoding --decode_logs "${logdir}" --jobs "${jobs}" \
         --utterances "${total}" && return
     for log in "${logdir}"/decode.*.log; do
-        grep -qa '^# Ended with status 0' "${log}" || die_with_log "${log}"
+        grep -qas '^# Ended with status 0' "${log}" || die_with_log "${log}"
     done
     die "decoding failed (logs: ${logdir})"
 }

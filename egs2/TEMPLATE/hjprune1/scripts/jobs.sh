@@ -45,10 +45,13 @@ stop_leftover() {
     [ -e "${file}" ] || return 0
     read -r group script <"${file}" || true
     if [ -n "${script}" ] && [ "${script}" != $$ ] &&
-        ps -p "${script}" -o args= 2>/dev/null | grep -q 'hjprune\.sh'; then
+        ps -ww -p "${script}" -o args= 2>/dev/null | grep -q 'hjprune\.sh'; then
         die "another run (process ${script}) is at work in $1; wait for it or stop it"
     fi
-    if [ -n "${group}" ] && pgrep -g "${group}" -f "$1" >/dev/null; then
+    # A job's session has its number; that may be another's by now. pgrep would take the directory
+    # for a pattern.
+    # shellcheck disable=SC2009
+    if [ -n "${group}" ] && ps -ww -s "${group}" -o args= | grep -qF -- "$1"; then
         log "Stopping the job that an interrupted run left behind in $1"
         kill -9 -- "-${group}" 2>/dev/null || true
         sleep 1
@@ -85,9 +88,11 @@ run_training() {
 rotate_log() {
     local log=$1 number
     [ -e "${log}" ] || return 0
-    for ((number = $(find "$(dirname "${log}")" -maxdepth 1 -name 'train.*.log' | wc -l); \
-        number > 0; number--)); do
-        mv "${log%.log}.${number}.log" "${log%.log}.$((number + 1)).log"
+    for ((number = 1; ; number++)); do
+        [ -e "${log%.log}.${number}.log" ] || break
+    done
+    for (( ; number > 1; number--)); do
+        mv "${log%.log}.$((number - 1)).log" "${log%.log}.${number}.log"
     done
     mv "${log}" "${log%.log}.1.log"
 }
@@ -96,10 +101,10 @@ rotate_log() {
 die_with_log() {
     local reason
     # Processes of several GPUs end with a traceback, whose last line has the sentence.
-    reason=$(grep -aE '^(error|espnet_hjprune\.errors\.[A-Za-z]+): ' "$1" | tail -n 1 |
+    reason=$(grep -asE '^(error|espnet_hjprune\.errors\.[A-Za-z]+): ' "$1" | tail -n 1 |
         sed 's/^[^:]*: //') || true
     if [ -z "${reason}" ]; then
-        grep -avE '^# Ended' "$1" | tail -n 15 >&2
+        grep -asvE '^# Ended' "$1" | tail -n 15 >&2 || true
         reason="the job ended without saying why"
     fi
     die "${reason} (log: $1)"

@@ -11,15 +11,15 @@ unfinished() {
     if [ -e "${dir}/.options" ] && [ "$(cat "${dir}/.options")" != "${inputs}" ]; then
         aside=$(dirname "${dir}")/.replaced/$(basename "${dir}").$(date '+%Y%m%d-%H%M%S')
         log "${dir} was made with other options or inputs; moving it to ${aside} and starting over"
-        mkdir -p "$(dirname "${aside}")"
-        mv "${dir}" "${aside}"
+        { mkdir -p "$(dirname "${aside}")" && mv "${dir}" "${aside}"; } ||
+            die "${dir} cannot be moved to ${aside}; move it yourself"
     fi
     if [ -e "${dir}/.done" ]; then
         log "${dir} is finished already; skipping (remove ${dir}/.done to repeat it)"
         return 1
     fi
-    mkdir -p "${dir}"
-    printf '%s\n' "${inputs}" >"${dir}/.options"
+    { mkdir -p "${dir}" && printf '%s\n' "${inputs}" >"${dir}/.options"; } ||
+        die "${dir} cannot be made or written to; see to its owner and the space that is left"
 }
 
 # finish DIR: DIR is made. The stamp differs each time, so that it is an input to what follows.
@@ -40,9 +40,9 @@ data_checksum() {
         for file in wav.scp segments text utt2spk transcript; do
             [ ! -e "$1/${file}" ] || cat "$1/${file}"
         done
-        # What is missing is reported where it is read.
-        sed 's/^[^[:space:]]*[[:space:]]*//; s/\.ark:[0-9]*$/.ark/' "$1/wav.scp" |
-            xargs -d '\n' stat -L -c '%s %.Y %n' 2>/dev/null || true
+        # What is missing is reported where it is read. Archives are listed as FILE:OFFSET.
+        sed 's/^[^[:space:]]*[[:space:]]*//; s/\.ark:[0-9]*$/.ark/' "$1/wav.scp" 2>/dev/null |
+            uniq | xargs -d '\n' stat -L -c '%s %.Y %n' 2>/dev/null || true
     } | cksum
 }
 
