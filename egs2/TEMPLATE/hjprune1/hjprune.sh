@@ -254,7 +254,7 @@ stage_5() {
     need "${prune_exp}/.done" "run stage 4 first"
     if [ "${audio_type}" = sound ]; then
         # The gated and the compact model are compared on a few real utterances.
-        mapfile -t wavs < <(sed -n '1,4s/^[^[:space:]]*[[:space:]]*//p' "${raw_dir}/${valid_set}/wav.scp")
+        mapfile -t wavs < <(sed -n '1,4s/^\S*\s*//p' "${raw_dir}/${valid_set}/wav.scp")
         wavs=(--wav "${wavs[@]}")
     fi
     for index in "${!compact_dirs[@]}"; do
