@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from models import (
     FAMILIES,
@@ -72,6 +72,7 @@ def double_difference(encoder, gates, wave, lengths):
     seed=st.integers(0, 10_000),
     target=st.floats(0.01, 0.3),
 )
+@example("large", "lighthubert", ["conv", "ffn", "hidden"], 0, 0.25)
 def test_gated_equals_compact(style, family, units, seed, target):
     encoder = family_encoder(family, style, seed=seed)
     try:
@@ -81,9 +82,11 @@ def test_gated_equals_compact(style, family, units, seed, target):
         return
     wave, lengths = padded_batch([6000, 3100, 4500], seed)
     gates = pruner()
-    if family == "data2vec" or len(compact_encoder(encoder, gates)[1]) < 8:
-        # Outputs of data2vec reach 7 here, and a norm over two features amplifies differences by
-        # 300: float32 alone is off by 1e-5 in each of the models.
+    with torch.no_grad():
+        loudest = max(state.abs().max() for state in encoder(wave, lengths, gates)[0])
+    if loudest > 4 or len(compact_encoder(encoder, gates)[1]) < 8:
+        # Outputs of data2vec and LightHuBERT reach 7 here, and a norm over two features amplifies
+        # differences by 300: float32 alone is off by 1e-5 in each of the models.
         for batch in (slice(0, 3), slice(1, 2)):
             longest = int(lengths[batch].max())
             part = wave[batch, :longest], lengths[batch]

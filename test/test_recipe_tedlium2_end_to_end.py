@@ -48,7 +48,7 @@ def test_all_stages(recipe):
         expected = 100 * jiwer.wer(list(reference.values()), words)
         printed = sclite_error_rate(decoded / "score_wer/result.txt")
         assert printed == pytest.approx(expected, abs=0.06)
-        assert f"|{test_set}|" in results
+        assert f"/{test_set}|{count}|" in results
     assert "is finished already; skipping" in recipe.run("--stop_stage", "2")
 
 
