@@ -136,16 +136,16 @@ stage_1() {
     mkdir -p data
     if unfinished data/.stage1 "${mini}" "${mini_opts}" "${local_data_opts[*]}" \
         "$(corpus_places)" "$(checksum local/*)"; then
-        local/data.sh "${args[@]}"
+        run_job data/.stage1 local/data.sh "${args[@]}"
         finish data/.stage1
     fi
     [ -n "${make_upstream}" ] || return 0
     [ -e "${upstream_ckpt}" ] || rm -f "${made}/.done"
     if unfinished "${made}" "${mini_pretrain_epochs}" \
         "$(data_checksum "data/${original_train_set}")"; then
-        "${python[@]}" -m espnet_hjprune.bin.recipe.mini_upstream --name "${make_upstream}" \
-            --output "${upstream_ckpt}" --epochs "${mini_pretrain_epochs}" \
-            --data_dir "data/${original_train_set}"
+        run_job "${made}" "${python[@]}" -m espnet_hjprune.bin.recipe.mini_upstream \
+            --name "${make_upstream}" --output "${upstream_ckpt}" \
+            --epochs "${mini_pretrain_epochs}" --data_dir "data/${original_train_set}"
         finish "${made}"
     fi
 }
@@ -154,15 +154,15 @@ stage_1() {
 stage_2() {
     local set made_with=data/.stage1/.options duration
     if [ -e "${made_with}" ] && [ "$(head -n 1 "${made_with}")" != "${mini}" ]; then
-        die "data/ was made with --mini $(head -n 1 "${made_with}"); run stage 1 with --mini ${mini}"
+        die "data/ was made with --mini $(head -n 1 "${made_with}"), not ${mini}; run stage 1 first"
     fi
     if [ ${#speed_perturb_factors[@]} -gt 0 ]; then
         need "data/${original_train_set}/wav.scp" "run stage 1 first"
         if unfinished "data/.${train_set}" "${speed_perturb_factors[*]}" \
             "$(data_checksum "data/${original_train_set}")"; then
-            "${python[@]}" -m espnet_hjprune.bin.recipe.perturb_speed --nj "${nj}" \
+            run_job "data/.${train_set}" "${python[@]}" -m espnet_hjprune.bin.recipe.perturb_speed \
                 --in_dir "data/${original_train_set}" --out_dir "data/${train_set}" \
-                --factors "${speed_perturb_factors[@]}"
+                --factors "${speed_perturb_factors[@]}" --nj "${nj}"
             finish "data/.${train_set}"
         fi
     fi
@@ -173,9 +173,9 @@ stage_2() {
             duration+=(--max_wav_duration "${max_wav_duration}")
         if unfinished "${raw_dir}/.${set}" "${audio_format}" "${fs}" "${min_wav_duration}" \
             "${max_wav_duration}" "$(data_checksum "data/${set}")"; then
-            "${python[@]}" -m espnet_hjprune.bin.recipe.format_data --in_dir "data/${set}" \
-                --out_dir "${raw_dir}/${set}" --audio_format "${audio_format}" --fs "${fs}" \
-                --nj "${nj}" "${duration[@]}"
+            run_job "${raw_dir}/.${set}" "${python[@]}" -m espnet_hjprune.bin.recipe.format_data \
+                --in_dir "data/${set}" --out_dir "${raw_dir}/${set}" --fs "${fs}" \
+                --audio_format "${audio_format}" --nj "${nj}" "${duration[@]}"
             finish "${raw_dir}/.${set}"
         fi
     done
@@ -184,26 +184,26 @@ stage_2() {
 
 # The part of stage 2 that stage 3 makes up for where others have made dump/raw
 prepare_tokens() {
-    local part set bpe_args=()
+    local part set token_args=(--token_type "${token_type}")
     "${python[@]}" -m espnet_hjprune.bin.recipe.check_dump --audio_format "${audio_format}" \
         --train_dir "${raw_dir}/"{"${train_set}","${valid_set}"} \
         --test_dir "${test_sets[@]/#/${raw_dir}/}"
     if [ "${token_type}" = bpe ]; then
-        bpe_args=(--nbpe "${nbpe}" --bpemode "${bpemode}" --bpemodel_prefix "${bpemodel%.model}")
+        token_args+=(--nbpe "${nbpe}" --bpemode "${bpemode}" --bpemodel_prefix "${bpemodel%.model}")
     fi
-    if unfinished "${token_dir}" "${token_type}" "${bpe_args[*]}" \
+    if unfinished "${token_dir}" "${token_args[*]}" \
         "$(checksum "${raw_dir}/${train_set}/text")"; then
-        "${python[@]}" -m espnet_hjprune.bin.recipe.token_list --output "${token_list}" \
-            --text "${raw_dir}/${train_set}/text" --token_type "${token_type}" "${bpe_args[@]}"
+        run_job "${token_dir}" "${python[@]}" -m espnet_hjprune.bin.recipe.token_list \
+            --text "${raw_dir}/${train_set}/text" --output "${token_list}" "${token_args[@]}"
         finish "${token_dir}"
     fi
     for part in train valid; do
         set=${part}_set
         if unfinished "${stats_dir}/${part}" "$(checksum "${token_list}")" \
             "$(data_checksum "${raw_dir}/${!set}")"; then
-            "${python[@]}" -m espnet_hjprune.bin.recipe.shapes --data_dir "${raw_dir}/${!set}" \
-                --token_list "${token_list}" --token_type "${token_type}" \
-                --bpemodel "${bpemodel}" --out_dir "${stats_dir}/${part}"
+            run_job "${stats_dir}/${part}" "${python[@]}" -m espnet_hjprune.bin.recipe.shapes \
+                --data_dir "${raw_dir}/${!set}" --out_dir "${stats_dir}/${part}" \
+                --token_list "${token_list}" --token_type "${token_type}" --bpemodel "${bpemodel}"
             finish "${stats_dir}/${part}"
         fi
     done
@@ -263,10 +263,10 @@ stage_5() {
             sort -V | tail -n 1)
         if unfinished "${compact_dirs[index]}" \
             "$(checksum "${compact_config}" "${prune_exp}/.done")"; then
-            "${python[@]}" -m espnet_hjprune.bin.compact --task "${task}" \
-                --train_config "${prune_exp}/config.yaml" --model_file "${epoch}" \
-                --output_dir "${compact_dirs[index]}" --finetune_config "${compact_config}" \
-                "${wavs[@]}"
+            run_job "${compact_dirs[index]}" "${python[@]}" -m espnet_hjprune.bin.compact \
+                --task "${task}" --train_config "${prune_exp}/config.yaml" \
+                --model_file "${epoch}" --output_dir "${compact_dirs[index]}" \
+                --finetune_config "${compact_config}" "${wavs[@]}"
             finish "${compact_dirs[index]}"
         fi
     done
@@ -321,9 +321,9 @@ stage_7() {
                 "--${part}_model_file" "${exp}/${inference_asr_model}" \
                 --output_dir "${decode_dirs[index]}/logdir/output.JOB"
         fi
-        "${python[@]}" -m espnet_hjprune.bin.recipe.score --data_dir "${decode_data[index]}" \
-            --decode_dir "${decode_dirs[index]}" --type "${score_types[@]}" \
-            --token_type "${token_type}" --bpemodel "${bpemodel}"
+        run_job "${decode_dirs[index]}" "${python[@]}" -m espnet_hjprune.bin.recipe.score \
+            --data_dir "${decode_data[index]}" --decode_dir "${decode_dirs[index]}" \
+            --type "${score_types[@]}" --token_type "${token_type}" --bpemodel "${bpemodel}"
         finish "${decode_dirs[index]}"
     done
     "${python[@]}" -m espnet_hjprune.bin.recipe.report --output "${results_exp}/RESULTS.md" \

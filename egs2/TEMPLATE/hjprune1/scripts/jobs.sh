@@ -11,20 +11,43 @@ stop_job() {
 trap stop_job EXIT
 trap 'exit 130' INT TERM
 
-# start_job DIR... -- COMMAND...: start a job, which notes itself in the directories.
+# start_job DIR... -- COMMAND...: start a job, which notes itself in the directories. It holds a
+# lock on its notes for as long as any of its processes lives.
 start_job() {
-    local dirs=()
+    local notes=()
     while [ "$1" != -- ]; do
-        dirs+=("$1/.running")
+        notes+=("$1/.running")
         shift
     done
     shift
-    # The job writes the note, so that there is one even if this script is killed here.
+    # The job writes the notes, so that they are there even if this script is killed here.
     # shellcheck disable=SC2016 # the inner shell expands
-    setsid bash -c 'echo "$$ $1" | tee "${@:3:$2}" >/dev/null; shift $(($2 + 2)); exec "$@"' \
-        job "$$" "${#dirs[@]}" "${dirs[@]}" "$@" &
+    setsid bash -c '
+        script=$1 count=$2
+        shift 2
+        for ((; count > 0; count--)); do
+            exec {lock}>"$1"
+            flock "${lock}"
+            echo "$$ ${script}" >&"${lock}"
+            shift
+        done
+        exec "$@"' job "$$" "${#notes[@]}" "${notes[@]}" "$@" &
     job_group=$!
-    job_notes=("${dirs[@]}")
+    job_notes=("${notes[@]}")
+}
+
+# run_job DIR COMMAND...: run a job to its end and return its status.
+run_job() {
+    local status=0
+    start_job "$1" -- "${@:2}"
+    wait "${job_group}" || status=$?
+    end_job
+    return "${status}"
+}
+
+end_job() {
+    job_group=
+    rm -f "${job_notes[@]}"
 }
 
 # wait_job OPTION...: show the progress (options of recipe.watch), return the job's status.
@@ -34,8 +57,7 @@ wait_job() {
     "${python[@]}" -m espnet_hjprune.bin.recipe.watch --pid "${job_group}" "$@" &
     wait $! || true
     wait "${job_group}" || status=$?
-    job_group=
-    rm -f "${job_notes[@]}"
+    end_job
     return "${status}"
 }
 
@@ -43,18 +65,15 @@ wait_job() {
 stop_leftover() {
     local file=$1/.running group script
     [ -e "${file}" ] || return 0
-    read -r group script <"${file}" || true
-    if [ -n "${script}" ] && [ "${script}" != $$ ] &&
-        ps -ww -p "${script}" -o args= 2>/dev/null | grep -q 'hjprune\.sh'; then
-        die "another run (process ${script}) is at work in $1; wait for it or stop it"
-    fi
-    # A job's session has its number; that may be another's by now. pgrep would take the directory
-    # for a pattern.
-    # shellcheck disable=SC2009
-    if [ -n "${group}" ] && ps -ww -s "${group}" -o args= | grep -qF -- "$1"; then
+    if ! flock --nonblock "${file}" true; then
+        read -r group script <"${file}" || true
+        if [ "${script}" != $$ ] && ps -ww -p "${script}" -o args= 2>/dev/null | grep -q 'hjprune\.sh'; then
+            die "another run (process ${script}) is at work in $1; wait for it or stop it"
+        fi
         log "Stopping the job that an interrupted run left behind in $1"
         kill -9 -- "-${group}" 2>/dev/null || true
-        sleep 1
+        flock --timeout 60 "${file}" true ||
+            die "a job of an interrupted run (process group ${group}) goes on in $1; stop it"
     fi
     rm -f "${file}"
 }
