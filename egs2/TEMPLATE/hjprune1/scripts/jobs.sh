@@ -67,7 +67,8 @@ stop_leftover() {
     [ -e "${file}" ] || return 0
     if ! flock --nonblock "${file}" true; then
         read -r group script <"${file}" || true
-        if [ "${script}" != $$ ] && ps -ww -p "${script}" -o args= 2>/dev/null | grep -q 'hjprune\.sh'; then
+        if [ "${script}" != $$ ] &&
+            ps -ww -p "${script}" -o args= 2>/dev/null | grep -q 'hjprune\.sh'; then
             die "another run (process ${script}) is at work in $1; wait for it or stop it"
         fi
         log "Stopping the job that an interrupted run left behind in $1"
