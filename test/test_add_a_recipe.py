@@ -84,7 +84,7 @@ def test_the_guide_leads_to_a_scored_compact_model(checkout, corpus):
         (["elsewhere/a/asr1"], 2, "is not of the form"),
         (["egs2/a/asr"], 2, "does not end in a task of ESPnet and a number"),
         (["egs2/slurp/asr1"], 1, "egs2/slurp/asr1 exists already"),
-        (["egs2/a/asr1", "egs2/nothing/asr1"], 1, "has no conf"),
+        (["egs2/a/asr1", "egs2/nothing/asr1"], 1, "has no conf and run.sh"),
     ],
 )
 def test_wrong_names_make_nothing(checkout, arguments, status, message):
@@ -99,7 +99,8 @@ def test_another_recipe_and_task_can_be_the_model(checkout):
     done = run([str(checkout / SETUP), "egs2/other/slu1", "egs2/slurp/asr1"], checkout)
     assert done.returncode == 0, done.stderr
     recipe = checkout / "egs2/other/slu1"
-    assert "--task slu \\" in (recipe / "run.sh").read_text()
+    run_sh = (recipe / "run.sh").read_text()
+    assert "exec ./hjprune.sh --task slu \\\n" in run_sh and "--metric accuracy" in run_sh
     conf = (recipe / "conf/tuning/prune.yaml").read_text()
     assert conf == (checkout / "egs2/slurp/asr1/conf/tuning/prune.yaml").read_text()
     shown = run(["./run.sh", "--help"], recipe)

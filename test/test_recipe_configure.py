@@ -236,10 +236,14 @@ def test_only_our_scheduler_gets_the_number_of_steps(scheduler: Any, shape_dir: 
     assert other["scheduler_conf"] == {"warmup_steps": 5}
 
 
-def test_a_teacher_keeps_the_weights_of_the_losses(shape_dir: Path) -> None:
-    conf = TRAINING["frontend_conf"] | {"distillation": {"teacher": "old.pth", "hidden": 2.0}}
-    written, _ = run(shape_dir, TRAINING | {"frontend_conf": conf}, "--teacher", "new.pth")
-    assert written["frontend_conf"]["distillation"] == {"teacher": "new.pth", "hidden": 2.0}
+@pytest.mark.parametrize("configured", [{}, {"teacher": "own.pth"}])
+def test_the_configuration_goes_before_the_usual_teacher(
+    configured: dict[str, str], shape_dir: Path
+) -> None:
+    conf = TRAINING["frontend_conf"] | {"distillation": {"hidden": 2.0} | configured}
+    written, _ = run(shape_dir, TRAINING | {"frontend_conf": conf}, "--teacher", "usual.pth")
+    expected = {"hidden": 2.0, "teacher": configured.get("teacher", "usual.pth")}
+    assert written["frontend_conf"]["distillation"] == expected
 
 
 @given(

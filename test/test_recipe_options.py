@@ -111,6 +111,7 @@ def test_every_default_passes() -> None:
     assert changed == {
         "nj", "inference_nj", "upstream", "upstream_tag", "ramp_epochs", "config_dir",
         "train_config", "prune_config", "compact_config", "inference_config",
+        "method", "target_sparsity", "units", "hold_epochs", "rise_epochs",
     }  # fmt: skip
 
 
@@ -639,24 +640,36 @@ def test_methods_are_recognised(name: str) -> None:
     assert method_name(pruning) == name
 
 
-@given(
-    st.fixed_dictionaries(
-        {
-            "method": st.sampled_from(["", "macs", "size", "transformer"]),
-            "target_sparsity": st.just("") | fractions.map(str),
-            "units": st.sampled_from(["", "head", "head ffn"]),
-            "seed": st.just("") | st.integers(0, 99).map(str),
-            "distill": st.sampled_from(["true", "false"]),
-            "token_type": st.sampled_from(["char", "bpe", "word"]),
-            "audio_format": st.sampled_from(["flac", "wav", "flac.ark"]),
-            "decoder": st.sampled_from(["batched", "espnet"]),
-            "nj": st.sampled_from(["", "3", "07"]),
-        }
-    )
+PRUNING = ("method", "target_sparsity", "units", "hold_epochs", "rise_epochs", "method_tag")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"method": "macs"},
+        {"target_sparsity": "0.40"},
+        {"method": "macs", "target_sparsity": "0.4", "hold_epochs": "7", "rise_epochs": "3"},
+    ],
 )
-def test_completed_options_are_complete(given: dict[str, str]) -> None:
-    first = complete(**given)
-    assert complete_options(first, 1) == first
+def test_what_is_said_twice_makes_no_other_pruning(given: dict[str, str]) -> None:
+    configured, stated = complete(), complete(**given)
+    assert [configured[name] for name in PRUNING] == [stated[name] for name in PRUNING]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"speed_perturb_factors": "0.9 fast"}, "takes numbers from 0.5 to 2.0, not 'fast'"),
+        ({"speed_perturb_factors": "0.1"}, "takes numbers from 0.5 to 2.0, not '0.1'"),
+        ({"train_args": "--max_epoch many"}, "--max_epoch: invalid int value"),
+        ({"ramp_epochs": "30"}, "--ramp_epochs 30 does not end before the 30 epochs of stage 4"),
+        ({"prune_args": "--max_epoch 3"}, "--ramp_epochs 5 does not end before the 3 epochs"),
+        ({"compact_args": "--iterator_type chunk"}, "iterator_type 'chunk' has no fixed number"),
+    ],
+)
+def test_lengths_are_checked_before_anything_runs(given: dict[str, str], message: str) -> None:
+    with pytest.raises(HJPruneError, match=re.escape(message)):
+        complete(**given)
 
 
 # The command

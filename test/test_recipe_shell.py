@@ -190,13 +190,20 @@ def parse(*arguments):
         (["--model=a=b --c", "--score_types=$(date)"], {3: "a=b --c", 2: "$(date)"}),
         (["--stage", "--nj", "--nj", ""], {0: "--nj", 1: ""}),
         (["--stage", "1", "--stage", "2"], {0: "2"}),
-        (["--criterion", "7", "--old-name=m"], {0: "7", 3: "m"}),
     ],
 )
 def test_options_are_parsed(arguments, changed):
     assert parse(*arguments) == [
         changed.get(number, value) for number, value in enumerate(DEFAULTS)
     ]
+
+
+def test_what_an_option_is_called_now_is_said():
+    printed = shell(TABLE, "--criterion", "7", "--old-name=m").stdout
+    assert "--criterion is called --stage now" in printed
+    assert "--old-name is called --model now" in printed
+    values = printed.rpartition("now\n")[2].split("\0")
+    assert (values[0], values[3]) == ("7", "m")
 
 
 @settings(max_examples=25, deadline=None)

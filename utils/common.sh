@@ -62,7 +62,10 @@ parse_options() {
             --*)
                 name=${1#--}
                 name=${name//-/_}
-                name=${renamed_options[${name:-none}]:-${name}}
+                if [ -n "${renamed_options[${name:-none}]:-}" ]; then
+                    name=${renamed_options[${name}]}
+                    log "$1 is called --${name} now"
+                fi
                 [[ ${name} != *\ * && " ${option_names[*]} " == *" ${name} "* ]] ||
                     die_of_usage "there is no option $1; --help lists the options"
                 [ $# -ge 2 ] || die_of_usage "the option $1 needs a value"

@@ -16,8 +16,15 @@ from espnet_hjprune.errors import HJPruneError, UsageError
 from espnet_hjprune.model.espnet_config import plugin_names, upstream_options
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.recipe.method import Method, method_name
-from espnet_hjprune.recipe.training_config import Ramp, Source, with_distillation, with_source
+from espnet_hjprune.recipe.training_config import (
+    Ramp,
+    Source,
+    check_ramp,
+    with_distillation,
+    with_source,
+)
 from espnet_hjprune.target import Target
+from espnet_hjprune.training.steps import step_options, training_options
 
 NUM_STAGES = 7
 WHOLE_NUMBERS = ("ngpu", "mini_pretrain_epochs", "ramp_epochs", "seed")
@@ -34,6 +41,8 @@ CHOICES = {
     "metric": ("wer", "accuracy"),
     "decoder": ("batched", "espnet"),
 }
+# Of speed perturbation.
+MIN_SPEED, MAX_SPEED = 0.5, 2.0
 SCORE_TYPES = ("wer", "cer", "ter")
 # Tasks whose models the batched decoder reads.
 BATCHED_TASKS = ("asr", "slu")
@@ -88,7 +97,9 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
     pruning = _check_configs(new, method)
     _check_upstream(new)
     _spread_targets(new, method)
+    _check_trainings(new)
     new["method_tag"] = _method_tag(new, method, pruning)
+    _state_method(new, method, pruning)
     _name_data(new)
     new["audio_type"] = "kaldi_ark" if new["audio_format"].endswith(".ark") else "sound"
     if new["token_type"] == "bpe" and "ter" not in new["score_types"].split():
@@ -126,6 +137,12 @@ def _check_values(options: Mapping[str, str]) -> None:
             f"--fs is {options['fs']}, but the upstreams take 16k; audio of other rates is "
             "resampled"
         )
+    for factor in options["speed_perturb_factors"].split():
+        if not _is_duration(factor) or not MIN_SPEED <= float(factor) <= MAX_SPEED:
+            raise UsageError(
+                f"--speed_perturb_factors takes numbers from {MIN_SPEED} to {MAX_SPEED}, not "
+                f"'{factor}'"
+            )
     for score_type in options["score_types"].split() or [""]:
         if score_type not in SCORE_TYPES:
             raise UsageError(f"--score_types takes {', '.join(SCORE_TYPES)}, not '{score_type}'")
@@ -158,7 +175,8 @@ def _choose_upstream(options: dict[str, str]) -> None:
         options["upstream_ckpt"] = f"downloads/mini/{upstream}.pt"
     elif options["mini"] == "true" and int(options["mini_pretrain_epochs"]):
         raise UsageError(
-            "--mini_pretrain_epochs needs --mini true and a mini upstream such as wav2vec2_mini"
+            "--mini_pretrain_epochs needs --mini true and a mini upstream such as wav2vec2_mini; "
+            "give --mini_pretrain_epochs 0"
         )
     options["make_upstream"] = upstream if made else ""
     options["source_upstream"] = f"{upstream.rpartition('_')[0]}_local" if made else upstream
@@ -195,6 +213,8 @@ def _spread_targets(options: dict[str, str], method: Method) -> None:
     """Let the pruning last for several targets, and keep the model at each of them."""
     options["target_epochs"] = ""
     if not options["targets"]:
+        # They mean nothing, and must not make another pruning of it.
+        options["hold_epochs"] = options["rise_epochs"] = "0"
         return
     ramp = Ramp(*(int(options[name]) for name in ("ramp_epochs", "hold_epochs", "rise_epochs")))
     epochs = [ramp.last_epoch(number) for number in range(len(method.targets))]
@@ -205,6 +225,23 @@ def _spread_targets(options: dict[str, str], method: Method) -> None:
         f" --max_epoch {epochs[-1]} --keep_nbest_models {epochs[-1]} --patience none"
         " --scheduler_conf pruning_schedule=constant"
     )
+
+
+def _check_trainings(options: Mapping[str, str]) -> None:
+    """Check what says how long the trainings last."""
+    for part in ("train", "prune", "compact"):
+        config = read_config(options[f"{part}_config"])
+        steps = step_options(config | training_options(options[f"{part}_args"].split()))
+        if part == "prune":
+            check_ramp(int(options["ramp_epochs"]), int(steps["max_epoch"]))
+
+
+def _state_method(options: dict[str, str], method: Method, pruning: PruningConfig) -> None:
+    """State what the configuration says as options, so that both ways make one pruning."""
+    options["method"] = method.name or method_name(pruning)
+    options["units"] = " ".join(pruning.units)
+    if not options["targets"] and not pruning.earlier_targets:
+        options["target_sparsity"] = str(Target.parse(pruning.target_sparsity))
 
 
 def _check_configs(options: Mapping[str, str], method: Method) -> PruningConfig:

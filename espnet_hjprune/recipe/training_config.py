@@ -47,6 +47,19 @@ class Ramp:
         return self.ramp_epochs + self.hold_epochs + target * (self.rise_epochs + self.hold_epochs)
 
 
+def check_ramp(ramp_epochs: int, max_epoch: int) -> None:
+    """Refuse a target that would still rise at the end of a pruning.
+
+    Raises:
+        HJPruneError: it would.
+    """
+    if ramp_epochs >= max_epoch:
+        raise HJPruneError(
+            f"--ramp_epochs {ramp_epochs} does not end before the {max_epoch} epochs of stage 4; "
+            "lower it or train longer"
+        )
+
+
 def with_source(config: Mapping[str, Any], name: str | Path, source: Source) -> dict[str, Any]:
     """The configuration with another upstream; ``name`` is what errors call it.
 
@@ -69,7 +82,7 @@ def with_distillation(
     Args:
         config: of a training.
         name: what errors call it.
-        teacher: file of the teacher's weights; ``None`` leaves it open.
+        teacher: file of the weights of a teacher, where the configuration names none.
 
     Raises:
         HJPruneError: it does not use the plugin.
@@ -80,7 +93,7 @@ def with_distillation(
     if not isinstance(distillation, dict):
         raise HJPruneError(f"{name} has {distillation!r} as distillation; write its options")
     options["distillation"] = distillation
-    if teacher is not None:
+    if teacher is not None and not distillation.get("teacher"):
         distillation["teacher"] = teacher
     return new
 
@@ -108,11 +121,7 @@ def with_steps(
         new["scheduler_conf"] = scheduler | {"total_steps": steps.total_steps}
     if ramp is None:
         return new
-    if ramp.ramp_epochs >= steps.max_epoch:
-        raise HJPruneError(
-            f"--ramp_epochs {ramp.ramp_epochs} does not end before the {steps.max_epoch} epochs of "
-            "stage 4; lower it or train longer"
-        )
+    check_ramp(ramp.ramp_epochs, steps.max_epoch)
     pruning = plugin_options(new, name)["pruning"]
     pruning["ramp_steps"] = ramp.ramp_epochs * steps.steps_per_epoch
     if pruning.get("earlier_targets"):

@@ -22,7 +22,7 @@ General
   --gpu_inference false       decode on GPUs
   --dumpdir dump              formatted data
   --expdir exp                experiments
-  --python python3            Python that runs everything
+  --python python3            Python that runs everything but local/data.sh
 Data
   --task asr                  ESPnet task, and first part of experiment names
   --train_set ""              training set
@@ -96,6 +96,7 @@ token_list=${token_dir}/tokens.txt
 bpemodel=none
 [ "${token_type}" != bpe ] || bpemodel=${token_dir}/bpe.model
 stats_dir=${expdir}/${task}_stats_${dataset_tag}
+data_stamps=("${stats_dir}/"{train,valid}/.done)
 train_exp=${expdir}/${task}_$(basename "${train_config}" .yaml)_${upstream_tag}_${dataset_tag}
 prune_exp=${expdir}/${task}_prune_${method_tag}_${upstream_tag}_${dataset_tag}
 compact_dirs=()
@@ -134,8 +135,9 @@ stage_1() {
     local args=("${local_data_opts[@]}") made=downloads/mini/.${make_upstream}
     ! ${mini} || args=(--mini true --mini_opts "${mini_opts}" "${args[@]}")
     mkdir -p data
+    [ -e "data/${original_train_set}/wav.scp" ] || rm -f data/.stage1/.done
     if unfinished data/.stage1 "${mini}" "${mini_opts}" "${local_data_opts[*]}" \
-        "$(corpus_places)" "$(checksum local/*)"; then
+        "$(corpus_places)" "$(tree_checksum local)"; then
         run_job data/.stage1 local/data.sh "${args[@]}"
         finish data/.stage1
     fi
@@ -158,6 +160,7 @@ stage_2() {
     fi
     if [ ${#speed_perturb_factors[@]} -gt 0 ]; then
         need "data/${original_train_set}/wav.scp" "run stage 1 first"
+        check_output "data/${train_set}" "data/.${train_set}"
         if unfinished "data/.${train_set}" "${speed_perturb_factors[*]}" \
             "$(data_checksum "data/${original_train_set}")"; then
             run_job "data/.${train_set}" "${python[@]}" -m espnet_hjprune.bin.recipe.perturb_speed \
@@ -171,8 +174,9 @@ stage_2() {
         duration=(--min_wav_duration "${min_wav_duration}")
         [[ " ${train_set} ${valid_set} " != *" ${set} "* ]] ||
             duration+=(--max_wav_duration "${max_wav_duration}")
-        if unfinished "${raw_dir}/.${set}" "${audio_format}" "${fs}" "${min_wav_duration}" \
-            "${max_wav_duration}" "$(data_checksum "data/${set}")"; then
+        check_output "${raw_dir}/${set}" "${raw_dir}/.${set}"
+        if unfinished "${raw_dir}/.${set}" "${audio_format}" "${fs}" "${duration[*]}" \
+            "$(data_checksum "data/${set}")"; then
             run_job "${raw_dir}/.${set}" "${python[@]}" -m espnet_hjprune.bin.recipe.format_data \
                 --in_dir "data/${set}" --out_dir "${raw_dir}/${set}" --fs "${fs}" \
                 --audio_format "${audio_format}" --nj "${nj}" "${duration[@]}"
@@ -211,15 +215,11 @@ prepare_tokens() {
 
 # Fine-tuning
 stage_3() {
-    local inputs=("${train_config}" "${stats_dir}/"{train,valid}/.done)
     local options=(--upstream "${source_upstream}" --upstream_ckpt "${upstream_ckpt}")
     prepare_tokens
-    if [ -n "${make_upstream}" ]; then
-        inputs+=("downloads/mini/.${make_upstream}/.done")
-        need "${inputs[-1]}" "run stage 1 first"
-    fi
+    [ -z "${make_upstream}" ] || need "${upstream_ckpt}" "run stage 1 first"
     if unfinished "${train_exp}" "${options[*]}" "${train_args[*]}" \
-        "$(checksum "${inputs[@]}")"; then
+        "$(file_stamp "${upstream_ckpt}")" "$(checksum "${train_config}" "${data_stamps[@]}")"; then
         "${configure[@]}" --config "${train_config}" --output_dir "${train_exp}" \
             "${options[@]}" -- "${train_args[@]}"
         run_training "stage 3: fine-tuning" "${train_exp}" "${espnet_train[@]}" \
@@ -239,7 +239,7 @@ stage_4() {
     need "${train_exp}/.done" "run stage 3 first"
     need "${train_exp}/${init_model}" "choose another --init_model"
     if unfinished "${prune_exp}" "${options[*]}" "${prune_args[*]}" \
-        "$(checksum "${prune_config}" "${train_exp}/.done")"; then
+        "$(checksum "${prune_config}" "${train_exp}/.done" "${data_stamps[@]}")"; then
         "${configure[@]}" --config "${prune_config}" --output_dir "${prune_exp}" \
             "${options[@]}" -- "${prune_args[@]}"
         run_training "stage 4: gated pruning" "${prune_exp}" "${espnet_train[@]}" \
@@ -281,7 +281,7 @@ stage_6() {
         options=(--init_param "${dir}/model.pth" --teacher "${teacher}" --seed "${seed}")
         need "${dir}/.done" "run stage 5 first"
         if unfinished "${exp}" "${options[*]}" "${compact_args[*]}" \
-            "$(checksum "${dir}/finetune.yaml" "${dir}/.done")"; then
+            "$(checksum "${dir}/finetune.yaml" "${dir}/.done" "${data_stamps[@]}")"; then
             "${configure[@]}" --config "${dir}/finetune.yaml" --output_dir "${exp}" \
                 "${options[@]}" -- "${compact_args[@]}"
             run_training "stage 6: final fine-tuning" "${exp}" "${espnet_train[@]}" \

@@ -5,7 +5,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 exec ./hjprune.sh \
-    --task asr \
     --lang en \
     --train_set train \
     --valid_set dev \

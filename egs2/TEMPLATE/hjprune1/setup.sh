@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Make a recipe: egs2/TEMPLATE/hjprune1/setup.sh egs2/<corpus>/<task>1 [egs2/<other>/<task>1]
 # It gets links to the shared scripts, a run.sh and a local/data.sh to edit, and a copy of the
-# configurations of the other recipe, which is egs2/librispeech_100/asr1 unless one is named.
+# configurations of egs2/librispeech_100/asr1. With another recipe its configurations and its run.sh
+# are copied.
 set -euo pipefail
 
-template=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-egs2=$(cd "${template}/../.." && pwd)
+template=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+egs2=$(cd "${template}/../.." && pwd -P)
 # shellcheck source=utils/common.sh
 . "${egs2}/../utils/common.sh"
 
@@ -20,7 +21,8 @@ name=$(basename "${target}")
     die_of_usage "$1 does not end in a task of ESPnet and a number, such as asr1"
 task=${BASH_REMATCH[1]}
 [ ! -e "${target}" ] || die "$1 exists already; remove it, or choose another name"
-[ -d "${other}/conf" ] || die "${other} has no conf; name a recipe whose configurations are copied"
+[[ -d ${other}/conf && -e ${other}/run.sh ]] ||
+    die "${other} has no conf and run.sh; name a recipe to copy them from"
 
 # Made aside, so that an interrupted run leaves nothing.
 scratch=${egs2}/.${name}.$$
@@ -33,7 +35,9 @@ ln -s ../../../utils "${scratch}/utils"
 cp -r "${other}/conf" "${scratch}/conf"
 cp "${template}/db.sh" "${scratch}/db.sh"
 cp "${template}/local/data.sh" "${scratch}/local/data.sh"
-sed "s/--task asr/--task ${task}/" "${template}/run.sh" >"${scratch}/run.sh"
+run=${template}/run.sh
+[ $# -eq 1 ] || run=${other}/run.sh
+sed "s/^exec .*hjprune\.sh/& --task ${task}/" "${run}" >"${scratch}/run.sh"
 chmod +x "${scratch}/run.sh"
 mkdir -p "$(dirname "${target}")"
 mv "${scratch}" "${target}"

@@ -4,8 +4,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-exec ./hjprune.sh \
-    --task asr \
+exec ./hjprune.sh --task asr \
     --lang en \
     --train_set train \
     --valid_set dev \

@@ -8,9 +8,11 @@ set -euo pipefail
 . ./path.sh
 . ./db.sh
 
+[ $# -eq 0 ] || die_of_usage "this local/data.sh has no options such as $1"
 for set in train dev test; do
     table=${CORPUS}/${set}.tsv
     need "${table}" "correct CORPUS in db.sh, or change local/data.sh"
+    [ -s "${table}" ] || die "${table} is empty; write its utterances"
     mkdir -p "data/${set}"
     rm -f "data/${set}/"{wav.scp,text,utt2spk}
     # An utterance is called after its speaker and file, so that a speaker's stand together.
@@ -21,8 +23,8 @@ for set in train dev test; do
             exit 1
         }
         {
-            name = $1; gsub(/\.[^.\/]*$/, "", name); gsub(/[\/ ]/, "_", name)
-            utterance = $2 "-" name
+            name = $1; gsub(/\.[^.\/]*$/, "", name)
+            utterance = $2 "-" name; gsub(/[\/ ]/, "_", utterance); gsub(/ /, "_", $2)
             print utterance, ($1 ~ /^\// ? $1 : corpus "/" $1) > (dir "/wav.scp")
             print utterance, $3 > (dir "/text")
             print utterance, $2 > (dir "/utt2spk")

@@ -16,8 +16,7 @@ list_undecoded() {
             need "${raw_dir}/${set}/wav.scp" "run stage 2 first"
             inputs=("${inference_config}" "${exp}/.done")
             # Language models and lexicons may change under the same names.
-            for word in "${inference_args[@]}" \
-                $(sed -n 's/^ *\(ngram\|lexicon\): *//p' "${inference_config}"); do
+            for word in "${inference_args[@]}" $(tr "\"':,[]{}" ' ' <"${inference_config}"); do
                 [ ! -f "${word#*=}" ] || inputs+=("${word#*=}")
             done
             if unfinished "${exp}/${decode_tag}/${set}" "${decoder} ${inference_args[*]}" \

@@ -6,6 +6,7 @@
 # "name=value" lines.
 complete_options() {
     local name line completed given=()
+    command -v -- "${1:-}" >/dev/null || die_of_usage "--python '${1:-}' is no program"
     for name in "${option_names[@]}"; do
         given+=("${name}=${!name}")
     done

@@ -28,16 +28,36 @@ finish() {
     mv "$1/.done.new" "$1/.done"
 }
 
-# checksum FILE...: changes when a file does.
+# check_output DIR STAMP: where a data directory is gone, its stamp counts no more; one without a
+# stamp was made elsewhere and is not replaced.
+check_output() {
+    if [ ! -e "$1/wav.scp" ]; then
+        rm -f "$2/.done"
+    elif [ ! -e "$2" ]; then
+        die "$1 was not made here, and would be replaced; move it away, or start at a later stage"
+    fi
+}
+
+# checksum FILE...: changes when a file does. What is missing is reported where it is read.
 checksum() {
-    cat "$@" | cksum
+    cat "$@" 2>/dev/null | cksum
+}
+
+# tree_checksum DIR: changes when a file below it does.
+tree_checksum() {
+    find -L "$1" -type f ! -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 cat | cksum
+}
+
+# file_stamp FILE: changes when a file does that is too large to read.
+file_stamp() {
+    stat -L -c '%s %.Y' -- "$1" 2>/dev/null || true
 }
 
 # data_checksum DIR: changes when a data directory does, or audio that it lists.
 data_checksum() {
     local file
     {
-        for file in wav.scp segments text utt2spk transcript; do
+        for file in wav.scp segments text utt2spk transcript utt2num_samples; do
             [ ! -e "$1/${file}" ] || cat "$1/${file}"
         done
         # What is missing is reported where it is read. Archives are listed as FILE:OFFSET.
