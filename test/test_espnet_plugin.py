@@ -22,7 +22,7 @@ from models import family_config, padded_batch, small_config
 import espnet_hjprune
 from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.frontend import HJPruneFrontend
+from espnet_hjprune.espnet.frontend import HJPruneFrontend, use_mixed_precision
 from espnet_hjprune.espnet.losses import find_upstreams
 from espnet_hjprune.espnet.training_options import check_options
 from espnet_hjprune.model.espnet_config import (
@@ -32,6 +32,7 @@ from espnet_hjprune.model.espnet_config import (
     is_model_option,
 )
 from espnet_hjprune.model.espnet_model import GatedModel, compact_model
+from espnet_hjprune.pruning.noise import SharedNoise
 from espnet_hjprune.pruning.optimizer import GATES, MULTIPLIERS
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
@@ -651,3 +652,41 @@ def test_what_is_seldom_needed_is_imported_on_use(tmp_path):
     )
     command = [sys.executable, "-m", "espnet_hjprune.bin.run", str(script)]
     subprocess.run(command, check=True)
+
+
+def test_a_frontend_runs_in_the_mixed_precision_of_its_training(asr, checkpoint):
+    """ESPnet turns autocast off around it; here a CPU stands in for a GPU."""
+    model = training_model(asr, options(checkpoint))
+    pruner = model.frontend.core.pruner
+    dtypes: dict[str, torch.dtype] = {}
+    layer = model.frontend.core.encoder.transformer.layers[0]
+    for name, module in (("qkv", layer.attention.qkv), ("norm", layer.attention_norm)):
+        module.register_forward_hook(lambda m, i, y, name=name: dtypes.update({name: y.dtype}))
+    wave, lengths = padded_batch([8000, 6000])
+    text, text_lengths = torch.tensor([[3, 4, 5], [3, 4, -1]]), torch.tensor([3, 2])
+    losses, gradients = [], []
+    for dtype in (None, torch.bfloat16):
+        model.frontend.amp_dtype = dtype
+        pruner.noise = SharedNoise()
+        model.zero_grad()
+        loss, stats, _ = model(wave, lengths, text, text_lengths)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(pruner.gates.log_alpha.grad.clone())
+        assert stats["loss_constraint"].dtype == torch.float32
+    features, _ = model.frontend(wave, lengths)
+    assert features.dtype == torch.float32
+    assert dtypes["qkv"] == torch.bfloat16
+    assert losses[1] == pytest.approx(losses[0], rel=0.05) and losses[1] != losses[0]
+    assert gradients[1].dtype == torch.float32 and gradients[1].isfinite().all()
+    cosine = torch.nn.functional.cosine_similarity(*gradients, dim=0)
+    assert cosine > 0.95
+
+
+def test_only_gpus_change_the_precision(asr, checkpoint):
+    model = build_model(asr, options(checkpoint))
+    for training in ({"use_amp": True, "ngpu": 0}, {"use_amp": False, "ngpu": 1}):
+        use_mixed_precision(training, model)
+        assert model.frontend.amp_dtype is None
+    use_mixed_precision({"use_amp": True, "ngpu": 1}, model)
+    assert model.frontend.amp_dtype in (torch.bfloat16, torch.float16)

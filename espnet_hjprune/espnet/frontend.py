@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,6 +54,9 @@ class HJPruneFrontend(AbsFrontend):
         )
         self.core = SpeechUpstream(options)
         self.hop_length = self.core.config.downsampling
+        # ESPnet turns autocast off around the frontends of most tasks; a training with mixed
+        # precision says here in which type the upstream runs all the same.
+        self.amp_dtype: torch.dtype | None = None
         self._register_load_state_dict_pre_hook(self._accept_stock_weights)
 
     def _accept_stock_weights(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -70,5 +74,26 @@ class HJPruneFrontend(AbsFrontend):
     def forward(
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode ``(batch, samples)`` to ``(batch, time, width)`` and valid frames."""
-        return self.core(input, input_lengths)
+        """Encode ``(batch, samples)`` to ``(batch, time, width)`` and valid frames.
+
+        The features are in float32, also where the upstream runs in :attr:`amp_dtype`.
+        """
+        device = input.device.type
+        if self.amp_dtype is None or torch.is_autocast_enabled(device):
+            return self.core(input, input_lengths)
+        with torch.autocast(device, self.amp_dtype):
+            features, frames = self.core(input, input_lengths)
+        return features.float(), frames
+
+
+def use_mixed_precision(options: Mapping[str, Any], model: torch.nn.Module) -> None:
+    """Let a model's frontends follow ``use_amp`` of a training; on CPUs that does nothing.
+
+    The upstream runs in bfloat16, or in float16 on GPUs that have no bfloat16, as ESPnet chooses.
+    """
+    if not options.get("use_amp") or not options.get("ngpu"):
+        return
+    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    for module in model.modules():
+        if isinstance(module, HJPruneFrontend):
+            module.amp_dtype = dtype

@@ -23,7 +23,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.class_choices import ClassChoices
 
 from espnet_hjprune.espnet.encoder import HJPruneEncoder
-from espnet_hjprune.espnet.frontend import HJPruneFrontend
+from espnet_hjprune.espnet.frontend import HJPruneFrontend, use_mixed_precision
 from espnet_hjprune.espnet.losses import add_constraint, find_pruners, find_upstreams
 from espnet_hjprune.espnet.teacher import add_teacher
 from espnet_hjprune.espnet.training_options import check_options
@@ -72,13 +72,15 @@ def after_build_optimizers(
 ) -> None:
     """What is done before a model is trained; decoding does not come here.
 
-    Gates and multipliers get their own groups in the optimiser, and the teacher joins the loss; the
-    constraint too, if the model was not built by a task.
+    Gates and multipliers get their own groups in the optimiser, frontends the mixed precision of
+    the training, and the teacher joins the loss; the constraint too, if the model was not built by
+    a task.
 
     Raises:
         HJPruneError: the optimiser cannot train gates, or there is no teacher.
     """
     add_constraint(model)
+    use_mixed_precision(vars(args), model)
     for pruner in find_pruners(model):
         attach(pruner, _optimizer_of(pruner, optimizers))
     nothing_trains = getattr(args, "collect_stats", False) or getattr(args, "dry_run", False)

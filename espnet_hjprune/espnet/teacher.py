@@ -20,6 +20,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.frontend import use_mixed_precision
 from espnet_hjprune.espnet.losses import FurtherLoss, find_upstreams
 from espnet_hjprune.espnet.training_options import uses_threads
 from espnet_hjprune.model.distillation import logits_loss
@@ -65,6 +66,7 @@ def add_teacher(task: Any, options: Mapping[str, Any], model: AbsESPnetModel) ->
         )
     file = teacher_file(options, student)
     teacher = load_teacher(task, file, options.get("token_list"))
+    use_mixed_precision(options, teacher)
     logging.info("Taught by %s", file)
     model.register_forward_hook(Distillation(student, model, teacher, file))
 
