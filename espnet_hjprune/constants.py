@@ -2,3 +2,7 @@
 
 # Of all audio that an upstream takes, in samples per second.
 SAMPLE_RATE = 16000
+# How formatted audio may be stored.
+AUDIO_FORMATS = ("flac", "wav", "flac.ark")
+# Factors of speed perturbation.
+SLOWEST, FASTEST = 0.5, 2.0

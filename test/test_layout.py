@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "synthetic": {"nn", "upstream", "data", "corpora"},
     "training": set(),
     "scoring": {"data"},
-    "recipe": {"pruning", "model", "training"},
+    "recipe": {"pruning", "model", "data", "scoring", "training"},
     "report": {"scoring", "training"},
     "sweep": {"recipe", "report"},
     # The seam between the package and ESPnet's imports, and the interface of all.

@@ -18,9 +18,10 @@ from servers import serve
 
 from espnet_hjprune.atomic import replaced_directory
 from espnet_hjprune.bin.recipe import format_data as format_data_command
+from espnet_hjprune.constants import AUDIO_FORMATS
 from espnet_hjprune.corpora import librispeech
 from espnet_hjprune.data import audio, datadir
-from espnet_hjprune.data.dump import AUDIO_FORMATS, AudioFormat, format_data
+from espnet_hjprune.data.dump import AudioFormat, format_data
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.synthetic import voices as synthesis
 from espnet_hjprune.synthetic.grammar import COMMANDS, Grammar

@@ -128,6 +128,12 @@ def read_test(directory: Path) -> tuple[list[Utterance], dict[str, str]]:
     return utterances, {line.speaker: line.gender for line in spoken if line.gender}
 
 
+def _write(directory: Path, utterances: list[Utterance], genders: dict[str, str]) -> int:
+    """Write a data directory, with genders where all are known; return its utterances."""
+    speakers = {utterance.speaker for utterance in utterances}
+    return write_data_dir(directory, utterances, genders if speakers <= genders.keys() else None)
+
+
 def prepare(corpus: Path, output: Path, check_count: bool = True) -> None:
     """Make the data directory ``output/test_tedlium``, with ``segments``.
 
@@ -139,11 +145,8 @@ def prepare(corpus: Path, output: Path, check_count: bool = True) -> None:
     Raises:
         HJPruneError: see :func:`find_test` and :func:`read_test`.
     """
-    utterances, genders = read_test(find_test(corpus))
-    speakers = {utterance.speaker for utterance in utterances}
     directory = output / DATA_NAME
-    known = genders if speakers <= genders.keys() else None
-    count = write_data_dir(directory, utterances, known)
+    count = _write(directory, *read_test(find_test(corpus)))
     logging.info("%s: %d utterances", directory, count)
     if check_count and count != UTTERANCES["test"]:
         logging.warning(
@@ -278,10 +281,9 @@ def prepare_release(corpus: Path, output: Path, check_counts: bool = True) -> No
         genders = {line.talk: line.gender for line in lines if line.gender}
         made[name] = _utterances(corpus / name, lines, padding), genders
     for name, (utterances, genders) in made.items():
-        talks = {utterance.speaker for utterance in utterances}
-        known = genders if talks <= genders.keys() else None
-        count = write_data_dir(output / name, utterances, known)
-        logging.info("%s: %d utterances, %d talks", output / name, count, len(talks))
+        count = _write(output / name, utterances, genders)
+        talks = len({utterance.speaker for utterance in utterances})
+        logging.info("%s: %d utterances, %d talks", output / name, count, talks)
 
 
 def download(directory: Path, archive: RemoteFile = ARCHIVE) -> None:

@@ -24,7 +24,7 @@ def check_dump(directory: Path, audio_format: str, trains: bool = True) -> None:
 
     Args:
         directory: the directory.
-        audio_format: one of :data:`~espnet_hjprune.data.dump.AUDIO_FORMATS`, which says whether
+        audio_format: one of :data:`~espnet_hjprune.constants.AUDIO_FORMATS`, which says whether
             wav.scp has files or positions in archives.
         trains: whether it is for training, which needs audio for every transcript, or for scoring,
             where an utterance without audio counts as one without words.

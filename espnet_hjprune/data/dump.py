@@ -16,14 +16,13 @@ from espnet_hjprune.data.datadir import read_segments, read_table, speaker_table
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.progress import progress_bar
 
-AUDIO_FORMATS = ("flac", "wav", "flac.ark")
 # Utterances that a process converts in one go, and that share a directory or an ark file.
 MAX_CHUNK = 500
 
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """What to make: a format of :data:`AUDIO_FORMATS`, a rate in Hz, and limits in seconds."""
+    """What to make: one of ``AUDIO_FORMATS``, a rate in Hz, and limits in seconds."""
 
     name: str = "flac"
     rate: int = SAMPLE_RATE

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_hjprune.atomic import replaced_directory
-from espnet_hjprune.constants import SAMPLE_RATE
+from espnet_hjprune.constants import FASTEST, SAMPLE_RATE, SLOWEST
 from espnet_hjprune.data import audio
 from espnet_hjprune.data.datadir import read_table, speaker_table, write_table
 from espnet_hjprune.data.dump import AudioSource, check_tables, read_audio_sources
@@ -64,7 +64,7 @@ def perturb_speed(source: Path, output: Path, factors: Sequence[float], nj: int 
             transcript, a speaker or a file.
     """
     for factor in factors:
-        if not 0.5 <= factor <= 2:
+        if not SLOWEST <= factor <= FASTEST:
             raise HJPruneError(f"the speed factor {factor} is not between 0.5 and 2; correct it")
     sources = read_audio_sources(source)
     text, utt2spk = (read_table(source / name) for name in ("text", "utt2spk"))

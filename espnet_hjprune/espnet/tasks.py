@@ -27,12 +27,11 @@ from espnet_hjprune.espnet.frontend import HJPruneFrontend, use_mixed_precision
 from espnet_hjprune.espnet.losses import add_constraint, find_pruners, find_upstreams
 from espnet_hjprune.espnet.teacher import add_teacher
 from espnet_hjprune.espnet.training_options import check_options
-from espnet_hjprune.model.espnet_config import NAME, plugin_names, source_options
+from espnet_hjprune.model.espnet_config import NAME, SCHEDULER, plugin_names, source_options
 from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.pruning.optimizer import attach
 from espnet_hjprune.pruning.pruner import Pruner
 
-SCHEDULER = "linear_warmup_decay"
 ABS_TASK = "espnet2.tasks.abs_task"
 # Tasks whose models are made of the models of other tasks build those by their tasks.
 _building = ContextVar("building", default=False)

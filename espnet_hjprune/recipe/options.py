@@ -7,11 +7,13 @@ they may be is said here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from espnet_hjprune.config_file import read_config
+from espnet_hjprune.constants import AUDIO_FORMATS, FASTEST, SLOWEST
+from espnet_hjprune.data.tokens import TOKEN_TYPES
 from espnet_hjprune.errors import HJPruneError, UsageError
 from espnet_hjprune.model.espnet_config import plugin_names, upstream_options
 from espnet_hjprune.pruning.config import PruningConfig
@@ -23,6 +25,7 @@ from espnet_hjprune.recipe.training_config import (
     with_distillation,
     with_source,
 )
+from espnet_hjprune.scoring.sclite import SCORE_TYPES
 from espnet_hjprune.target import Target
 from espnet_hjprune.training.steps import step_options, training_options
 
@@ -35,15 +38,12 @@ SECONDS = ("min_wav_duration", "max_wav_duration")
 FLAGS = ("mini", "distill", "gpu_inference")
 NEEDED = ("train_set", "valid_set", "test_sets")
 CHOICES = {
-    "audio_format": ("flac", "wav", "flac.ark"),
-    "token_type": ("char", "bpe", "word"),
+    "audio_format": AUDIO_FORMATS,
+    "token_type": TOKEN_TYPES,
     "bpemode": ("unigram", "bpe"),
     "metric": ("wer", "accuracy"),
     "decoder": ("batched", "espnet"),
 }
-# Of speed perturbation.
-MIN_SPEED, MAX_SPEED = 0.5, 2.0
-SCORE_TYPES = ("wer", "cer", "ter")
 # Tasks whose models the batched decoder reads.
 BATCHED_TASKS = ("asr", "slu")
 # What is meant by an empty option, with a real corpus and with a mini one.
@@ -94,10 +94,11 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
     method = Method.from_options(
         *(new[name] for name in ("method", "target_sparsity", "targets", "units"))
     )
-    pruning = _check_configs(new, method)
+    configs = _read_configs(new)
+    pruning = _check_configs(new, configs, method)
     _check_upstream(new)
     _spread_targets(new, method)
-    _check_trainings(new)
+    _check_trainings(new, configs)
     new["method_tag"] = _method_tag(new, method, pruning)
     _state_method(new, method, pruning)
     _name_data(new)
@@ -138,10 +139,9 @@ def _check_values(options: Mapping[str, str]) -> None:
             "resampled"
         )
     for factor in options["speed_perturb_factors"].split():
-        if not _is_duration(factor) or not MIN_SPEED <= float(factor) <= MAX_SPEED:
+        if not _is_duration(factor) or not SLOWEST <= float(factor) <= FASTEST:
             raise UsageError(
-                f"--speed_perturb_factors takes numbers from {MIN_SPEED} to {MAX_SPEED}, not "
-                f"'{factor}'"
+                f"--speed_perturb_factors takes numbers from {SLOWEST} to {FASTEST}, not '{factor}'"
             )
     for score_type in options["score_types"].split() or [""]:
         if score_type not in SCORE_TYPES:
@@ -227,11 +227,11 @@ def _spread_targets(options: dict[str, str], method: Method) -> None:
     )
 
 
-def _check_trainings(options: Mapping[str, str]) -> None:
+def _check_trainings(options: Mapping[str, str], configs: Mapping[str, dict[str, Any]]) -> None:
     """Check what says how long the trainings last."""
     for part in ("train", "prune", "compact"):
-        config = read_config(options[f"{part}_config"])
-        steps = step_options(config | training_options(options[f"{part}_args"].split()))
+        given = training_options(options[f"{part}_args"].split())
+        steps = step_options(configs[f"{part}_config"], given)
         if part == "prune":
             check_ramp(int(options["ramp_epochs"]), int(steps["max_epoch"]))
 
@@ -244,15 +244,16 @@ def _state_method(options: dict[str, str], method: Method, pruning: PruningConfi
         options["target_sparsity"] = str(Target.parse(pruning.target_sparsity))
 
 
-def _check_configs(options: Mapping[str, str], method: Method) -> PruningConfig:
-    """Check all configurations and return the options of the pruning."""
-    configs = {name: config for name, config in _configs(options)}
+def _check_configs(
+    options: Mapping[str, str], configs: Mapping[str, dict[str, Any]], method: Method
+) -> PruningConfig:
+    """Check the configurations of the trainings and return the options of the pruning."""
     source = Source(options["source_upstream"], options["upstream_ckpt"])
     pruning = PruningConfig()
     for name, config in configs.items():
         path = options[name]
         # The model makes up for what its final fine-tuning does not say.
-        if name == "inference_config" or (name == "compact_config" and not plugin_names(config)):
+        if name == "compact_config" and not plugin_names(config):
             continue
         if name == "prune_config":
             config = method.apply(config, path)
@@ -263,11 +264,15 @@ def _check_configs(options: Mapping[str, str], method: Method) -> PruningConfig:
     return pruning
 
 
-def _configs(options: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_configs(options: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The configurations of the trainings by the names of their options; decoding's is read too."""
+    configs = {}
     for name in ("train_config", "prune_config", "compact_config", "inference_config"):
         if not Path(options[name]).is_file():
             raise HJPruneError(f"the configuration {options[name]} (--{name}) does not exist")
-        yield name, read_config(options[name])
+        configs[name] = read_config(options[name])
+    del configs["inference_config"]
+    return configs
 
 
 def _method_tag(options: Mapping[str, str], method: Method, pruning: PruningConfig) -> str:

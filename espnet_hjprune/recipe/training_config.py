@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model.espnet_config import plugin_option, plugin_options, source_options
+from espnet_hjprune.model.espnet_config import (
+    SCHEDULER,
+    plugin_option,
+    plugin_options,
+    source_options,
+)
 from espnet_hjprune.training.steps import TrainingSteps
-
-# Our scheduler, which must know how long a training lasts.
-SCHEDULER = "linear_warmup_decay"
 
 
 @dataclass(frozen=True)

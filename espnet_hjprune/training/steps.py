@@ -74,13 +74,20 @@ def _count_or_none(value: str) -> int | None:
     return None if value.lower() in ("none", "null", "nil") else int(value)
 
 
-def step_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of :data:`DEFAULTS`, with their defaults where a configuration lacks them.
+def step_options(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of :data:`DEFAULTS`, with their defaults where nothing says more.
+
+    Args:
+        config: the configuration.
+        given: what :func:`training_options` found, which counts before it.
 
     Raises:
         HJPruneError: they make epochs of different lengths.
     """
-    options = DEFAULTS | {key: config[key] for key in DEFAULTS if config.get(key) is not None}
+    stated = {**config, **given}
+    if "fold_length" in given:  # ESPnet appends them to those of the configuration.
+        stated["fold_length"] = [*(config.get("fold_length") or []), *given["fold_length"]]
+    options = DEFAULTS | {key: stated[key] for key in DEFAULTS if stated.get(key) is not None}
     if options["iterator_type"] != "sequence":
         raise HJPruneError(
             f"iterator_type '{options['iterator_type']}' has no fixed number of steps; "

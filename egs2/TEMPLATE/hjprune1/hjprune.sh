@@ -216,7 +216,7 @@ prepare_tokens() {
 # Fine-tuning
 stage_3() {
     local options=(--upstream "${source_upstream}" --upstream_ckpt "${upstream_ckpt}")
-    prepare_tokens
+    ((stage < 3)) || prepare_tokens # stage 2 did it
     [ -z "${make_upstream}" ] || need "${upstream_ckpt}" "run stage 1 first"
     if unfinished "${train_exp}" "${options[*]}" "${train_args[*]}" \
         "$(file_stamp "${upstream_ckpt}")" "$(checksum "${train_config}" "${data_stamps[@]}")"; then

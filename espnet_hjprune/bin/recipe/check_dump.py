@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
+from espnet_hjprune.constants import AUDIO_FORMATS
 from espnet_hjprune.data.check import check_dump
-from espnet_hjprune.data.dump import AUDIO_FORMATS
 
 
 def main(argv: Sequence[str] | None = None) -> None:

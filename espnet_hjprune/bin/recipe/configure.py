@@ -88,10 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise HJPruneError(f"{path} does not exist; run stage 2 first")
     given = training_options(args.train_args)
     if "scheduler" in given:
-        config["scheduler"] = given.pop("scheduler")
-    if "fold_length" in given:  # ESPnet appends them to those of the file.
-        given["fold_length"] = [*(config.get("fold_length") or []), *given["fold_length"]]
-    options = step_options(config | given)
+        config["scheduler"] = given["scheduler"]
+    options = step_options(config, given)
     batches = count_batches(options, shape_files, max(args.ngpu, 1) * args.num_nodes)
     steps = count_steps(options, batches)
     config = with_steps(config, args.config, steps, ramp)

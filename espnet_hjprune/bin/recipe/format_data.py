@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
+from espnet_hjprune.constants import AUDIO_FORMATS
 from espnet_hjprune.data.audio import parse_rate
-from espnet_hjprune.data.dump import AUDIO_FORMATS, AudioFormat, format_data
+from espnet_hjprune.data.dump import AudioFormat, format_data
 
 
 def main(argv: Sequence[str] | None = None) -> None:
