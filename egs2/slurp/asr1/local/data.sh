@@ -5,6 +5,7 @@
 set -euo pipefail
 
 . utils/common.sh
+. utils/corpus.sh
 
 define_options "local/data.sh [--<option> <value> ...]" <<'END'
   --mini false                true: synthesise a small corpus instead of using SLURP
@@ -16,47 +17,22 @@ define_options "local/data.sh [--<option> <value> ...]" <<'END'
   --stage 1                   1: obtain the corpus, 2: make the data directories
   --stop_stage 2              last of them
 END
-parse_options "$@"
-check_flags mini use_synthetic drop_unseen_labels ${download:+download}
-[[ ${stage}${stop_stage} =~ ^[12][12]$ ]] ||
-    die_of_usage "--stage and --stop_stage must be 1 or 2, not '${stage}' and '${stop_stage}'"
+parse_corpus_options "$@"
+check_flags use_synthetic drop_unseen_labels
 [[ ${max_missing} =~ ^([0-9]+(\.[0-9]*)?|\.[0-9]+)$ ]] ||
     die_of_usage "--max_missing is a share such as 0.01, not '${max_missing}'"
 
 . ./path.sh
 . ./db.sh
 
-if ${mini}; then
-    corpus_dir=downloads/mini/slurp
-else
-    corpus_dir=${SLURP:-}
-    [ -n "${corpus_dir}" ] ||
-        die "SLURP is not set; give the directory that holds dataset/ and audio/ in db.sh"
-    if [ -z "${download}" ]; then
-        [ "${corpus_dir}" = downloads/slurp ] && download=true || download=false
-    fi
+find_corpus SLURP downloads/mini/slurp downloads/slurp "dataset/ and audio/"
+
+if runs_stage 1; then
+    obtain_corpus SLURP dataset/slurp local/download_slurp.py
 fi
 
-if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
-    if ${mini}; then
-        log "stage 1: Synthesising the mini corpus in ${corpus_dir}"
-        read -ra opts <<<"${mini_opts}"
-        python3 local/make_mini_corpus.py --output_dir "${corpus_dir}" ${opts[@]+"${opts[@]}"}
-    elif ${download}; then
-        log "stage 1: Downloading what is missing in ${corpus_dir}"
-        python3 local/download_slurp.py --output_dir "${corpus_dir}"
-    elif [ ! -d "${corpus_dir}/dataset/slurp" ]; then
-        die "${corpus_dir}/dataset/slurp does not exist; correct SLURP in db.sh," \
-            "or give --download true"
-    fi
-fi
-
-if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
+if runs_stage 2; then
     log "stage 2: Preparing data/ from ${corpus_dir}"
-    check_counts=true
-    if ${mini}; then
-        check_counts=false
-    fi
     python3 local/prepare_slurp.py --corpus_dir "${corpus_dir}" --output_dir data \
         --use_synthetic "${use_synthetic}" --max_missing "${max_missing}" \
         --drop_unseen_labels "${drop_unseen_labels}" --check_counts "${check_counts}"
