@@ -129,16 +129,19 @@ class FeatureExtractor(nn.Module):
 
         The values of the last layer's gate are left to the reader. Norms over time cover
         ``lengths`` ``(batch,)`` samples of each utterance; ``None`` for all, padding included.
+        Samples in float32 are read by weights in half precision too.
         """
         done = 0
-        x = wave.unsqueeze(1)
-        if runs_in_blocks(wave):
+        dtype = self.conv_layers()[0].conv.weight.dtype
+        if runs_in_blocks(wave) and dtype == wave.dtype:
             done = min(BLOCK_LAYERS, len(self.layers))
             x = self.in_blocks(wave, gates, done, lengths)
         elif lengths is not None and self.norms_over_time:
             done = 1
             with torch.autocast(wave.device.type, enabled=False):
-                x = self.folded(wave, lengths)
+                x = self.folded(wave, lengths).to(dtype)
+        else:
+            x = wave.unsqueeze(1).to(dtype)
         for index, layer in enumerate(self.layers[done:], done):
             x = layer(x, index, gates)
         return x.transpose(1, 2)
