@@ -17,6 +17,18 @@ class FeatureGate:
 
     value: torch.Tensor
     keep: torch.Tensor
+    _share: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make once what all norms of the axis need."""
+        self._share = self.keep / self.keep.sum().clamp(min=1)
+
+    def share_in(self, dtype: torch.dtype) -> torch.Tensor:
+        """Share ``(features,)`` of every feature in the statistics of norms, in this precision."""
+        if self._share.dtype == dtype:
+            return self._share
+        keep = self.keep.to(dtype)
+        return keep / keep.sum().clamp(min=1)
 
 
 @dataclass

@@ -18,10 +18,15 @@ from espnet_hjprune.nn.gate_values import scale
 def gated_linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gate: torch.Tensor | None
 ) -> torch.Tensor:
-    """Linear layer on ``(..., in)``, whose weight ``(out, in)`` is scaled by ``gate`` ``(in,)``."""
-    if gate is None or not torch.is_grad_enabled():
-        return F.linear(x, scale(weight, gate, 1), bias)
-    product: torch.Tensor = _GatedLinear.apply(*_cast(x, weight, bias), gate)
+    """Linear layer on ``(..., in)``, the columns of whose weight ``(out, in)`` are scaled.
+
+    Each value of ``gate`` ``(units,)`` scales ``in / units`` columns: one, or those of a head.
+    """
+    if gate is None:
+        return F.linear(x, weight, bias)
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return F.linear(x, _scaled(weight, gate, weight.dtype), bias)
+    product: torch.Tensor = _GatedLinear.apply(_cast(x), weight, bias, gate)
     return product
 
 
@@ -38,46 +43,79 @@ def gated_conv1d(
     """
     if gate is None:
         return F.conv1d(x, weight, bias, stride)
-    product: torch.Tensor = _GatedConv1d.apply(*_cast(x, weight, bias), stride, gate)
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return F.conv1d(x, scale(weight, gate, 1), bias, stride)
+    product: torch.Tensor = _GatedConv1d.apply(_cast(x), weight, bias, stride, gate)
     return product
 
 
-def _cast(x: torch.Tensor, *others: torch.Tensor | None) -> list[torch.Tensor | None]:
+def _cast(x: torch.Tensor) -> torch.Tensor:
     """What autocast does before a product."""
-    tensors = [x, *others]
     if not torch.is_autocast_enabled(x.device.type):
-        return tensors
-    dtype = torch.get_autocast_dtype(x.device.type)
-    return [tensor if tensor is None else tensor.to(dtype) for tensor in tensors]
+        return x
+    return x.to(torch.get_autocast_dtype(x.device.type))
+
+
+def _scaled(weight: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Scale columns of ``(out, in)``, by heads or one by one."""
+    columns = weight.view(len(weight), len(gate), -1)
+    return _product(columns, gate.unsqueeze(-1), dtype).view_as(weight)
+
+
+def _product(wide: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Product in another type, in one pass where nothing is to be differentiated."""
+    if torch.is_grad_enabled():
+        return (wide * gate.to(wide.dtype)).to(dtype)
+    return torch.mul(wide, gate, out=torch.empty_like(wide, dtype=dtype))
 
 
 class _GatedLinear(torch.autograd.Function):
-    """Scales what is smaller, the input or the weight: the result is the same."""
+    """Scales what is smaller, the input or the weight: the result is the same.
+
+    In mixed precision the scaled weight is kept, as autocast keeps what it has cast.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gate: torch.Tensor
     ) -> torch.Tensor:
-        ctx.save_for_backward(x, weight, gate)
-        if len(x.flatten(0, -2)) < len(weight):
-            return F.linear(scale(x, gate, -1), weight, bias)
-        return F.linear(x, scale(weight, gate, 1), bias)
+        scaled = None
+        with torch.autocast(x.device.type, enabled=False):
+            if len(x.flatten(0, -2)) < len(weight):
+                y = F.linear(_by_heads(x, gate), weight.to(x.dtype), bias.to(x.dtype))
+            else:
+                scaled = _scaled(weight, gate, x.dtype)
+                y = F.linear(x, scaled, bias.to(x.dtype))
+        ctx.save_for_backward(x, weight, bias, gate, None if x.dtype == weight.dtype else scaled)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, gate = ctx.saved_tensors
+        x, weight, bias, gate, scaled = ctx.saved_tensors
         rows, inputs = grad.flatten(0, -2), x.flatten(0, -2)
-        x_grad = rows @ weight
+        bias_grad = rows.sum(0, dtype=bias.dtype)
         if len(inputs) < len(weight):
-            gate_grad = (inputs * x_grad).sum(0, dtype=gate.dtype)
-            weight_grad = rows.t() @ scale(inputs, gate, -1)
-        else:
-            weight_grad = rows.t() @ inputs
-            gate_grad = (weight_grad * weight).sum(0, dtype=gate.dtype)
-            weight_grad.mul_(gate.to(weight.dtype))
-        x_grad.mul_(gate.to(weight.dtype))
-        return x_grad.view_as(x), weight_grad, rows.sum(0), gate_grad
+            x_grad = rows @ weight.to(x.dtype)
+            gate_grad = _over_heads((inputs * x_grad).sum(0, dtype=gate.dtype), gate)
+            weight_grad = (rows.t() @ _by_heads(inputs, gate)).to(weight.dtype)
+            return _by_heads(x_grad, gate).view_as(x), weight_grad, bias_grad, gate_grad
+        x_grad = rows @ (_scaled(weight, gate, x.dtype) if scaled is None else scaled)
+        weight_grad = rows.t() @ inputs
+        gate_grad = _over_heads((weight_grad * weight).sum(0, dtype=gate.dtype), gate)
+        weight_grad = _scaled(weight_grad, gate, weight.dtype)
+        return x_grad.view_as(x), weight_grad, bias_grad, gate_grad
+
+
+def _by_heads(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """Scale the features of ``(..., in)``, by heads or one by one."""
+    columns = x.view(*x.shape[:-1], len(gate), -1)
+    return (columns * gate.to(x.dtype).unsqueeze(-1)).flatten(-2)
+
+
+def _over_heads(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """Sum ``(in,)`` over what belongs to each value of the gate."""
+    return x.view(len(gate), -1).sum(-1)
 
 
 class _GatedConv1d(torch.autograd.Function):
@@ -90,26 +128,31 @@ class _GatedConv1d(torch.autograd.Function):
         stride: tuple[int, ...],
         gate: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.stride, ctx.has_bias = stride, bias is not None
-        ctx.save_for_backward(x, weight, gate)
-        return F.conv1d(x, scale(weight, gate, 1), bias, stride)
+        ctx.stride = stride
+        ctx.save_for_backward(x, weight, bias, gate)
+        with torch.autocast(x.device.type, enabled=False):
+            scaled = _product(weight, gate.unsqueeze(-1), x.dtype)
+            return F.conv1d(x, scaled, None if bias is None else bias.to(x.dtype), stride)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, gate = ctx.saved_tensors
+        x, weight, bias, gate = ctx.saved_tensors
         x_grad, weight_grad, bias_grad = torch.ops.aten.convolution_backward(
             grad,
             x,
-            scale(weight, gate, 1),
-            [len(weight)] if ctx.has_bias else None,
+            _product(weight, gate.unsqueeze(-1), x.dtype),
+            None if bias is None else [len(weight)],
             ctx.stride,
             [0],
             [1],
             False,
             [0],
             1,
-            [ctx.needs_input_grad[0], True, ctx.has_bias],
+            [ctx.needs_input_grad[0], True, bias is not None],
         )
         gate_grad = (weight_grad * weight).sum((0, 2), dtype=gate.dtype)
-        return x_grad, scale(weight_grad, gate, 1), bias_grad, None, gate_grad
+        weight_grad = _product(weight_grad, gate.unsqueeze(-1), weight.dtype)
+        if bias is not None:
+            bias_grad = bias_grad.to(bias.dtype)
+        return x_grad, weight_grad, bias_grad, None, gate_grad

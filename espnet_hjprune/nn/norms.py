@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
-from espnet_hjprune.nn.gate_values import FeatureGate, scale
+from espnet_hjprune.nn.gate_values import FeatureGate
+from espnet_hjprune.nn.kept_norm import KeptNorm
 
 
 class FeatureNorm(nn.LayerNorm):
@@ -31,61 +29,16 @@ class FeatureNorm(nn.LayerNorm):
         """
         if gate is None:
             return super().forward(x)
-        weight: torch.Tensor | None = self.weight
+        weight: torch.Tensor = self.weight
         bias: torch.Tensor = self.bias
         if weight is None:
             # Without an affine, closed features become zero.
             weight, bias = gate.keep, torch.zeros_like(gate.keep)
-        if scale_output:
-            weight, bias = scale(weight, gate.value, 0), scale(bias, gate.value, 0)
         exact = torch.promote_types(x.dtype, torch.float32)
-        keep = gate.keep.to(exact)
-        share = keep / keep.sum().clamp(min=1)
-        normed: torch.Tensor = _KeptNorm.apply(x, share, weight.to(exact), bias.to(exact), self.eps)
+        value = gate.value.to(exact) if scale_output else None
+        share = gate.share_in(exact)
+        normed: torch.Tensor = KeptNorm.apply(x, share, weight, bias, value, self.eps)
         return normed
-
-
-class _KeptNorm(torch.autograd.Function):
-    """LayerNorm with weighted statistics; keeps its input for the backward pass, like torch's.
-
-    Equal shares are the layer normalisation of Ba et al. 2016; the gradient is derived in the same
-    way. With shares ``s`` that sum to 1: ``m = sum_j s_j x_j``, ``v = sum_j s_j (x_j - m)^2``,
-    ``n = (x - m) / sqrt(v + eps)``, and the output is ``n * weight + bias``.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        share: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        eps: float,
-    ) -> torch.Tensor:
-        # Autocast would run the products in half precision.
-        with torch.autocast(x.device.type, enabled=False):
-            wide = x.to(share.dtype)
-            mean = (wide @ share).unsqueeze(-1)
-            centred = wide - mean
-            rstd = torch.rsqrt((centred.square() @ share).unsqueeze(-1) + eps)
-            ctx.save_for_backward(x, share, weight, mean, rstd)
-            return centred.mul_(rstd).mul_(weight).add_(bias).to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, share, weight, mean, rstd = ctx.saved_tensors
-        grad = grad.to(share.dtype)
-        normed = (x.to(share.dtype) - mean).mul_(rstd)
-        product = grad * normed
-        bias_grad = grad.flatten(0, -2).sum(0)
-        weight_grad = product.flatten(0, -2).sum(0)
-        first = (grad @ weight).unsqueeze(-1)
-        second = (product @ weight).unsqueeze(-1)
-        # With g = grad * weight: x_grad = rstd * (g - share * (sum of g + n * sum of g n)).
-        common = torch.addcmul(first, normed, second, out=normed)
-        x_grad = torch.mul(grad, weight, out=product).addcmul_(common, share, value=-1).mul_(rstd)
-        return x_grad.to(x.dtype), None, weight_grad, bias_grad, None
 
 
 def normalise_utterances(

@@ -96,8 +96,6 @@ class SelfAttention(nn.Module):
             # Where the graph runs, the attention may lay out its result otherwise than here.
             context = context.clone(memory_format=torch.contiguous_format)
         context = context.reshape(batch, time, self.heads * self.head_dim)
-        if gate is not None:
-            gate = gate.repeat_interleave(self.head_dim)
         return gated_linear(context, self.out.weight, self.out.bias, gate)
 
 
