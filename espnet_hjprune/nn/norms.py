@@ -66,7 +66,7 @@ def channel_norm(
 
 
 def group_norm_per_channel(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
-    """Apply a GroupNorm with one channel per group in float32."""
-    return F.group_norm(
-        x.float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps
-    ).to(x.dtype)
+    """Apply a GroupNorm with one channel per group in float32 at least."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    weight, bias = norm.weight.to(exact), norm.bias.to(exact)
+    return F.group_norm(x.to(exact), norm.num_groups, weight, bias, norm.eps).to(x.dtype)
