@@ -12,11 +12,8 @@ _plain = ContextVar("plain", default=False)
 
 
 def is_exporting() -> bool:
-    """True within ``torch.export``, ``torch.compile`` and ``torch.jit.trace``.
-
-    Sizes of the audio are not known then.
-    """
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+    """True within ``torch.export`` and ``torch.jit.trace``: sizes of the audio are unknown."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 @contextmanager
@@ -30,5 +27,5 @@ def plain_attention() -> Iterator[None]:
 
 
 def has_plain_attention() -> bool:
-    """True within :func:`plain_attention`."""
-    return _plain.get()
+    """True within :func:`plain_attention`; never for ``torch.compile``, which cannot ask."""
+    return not torch.compiler.is_dynamo_compiling() and _plain.get()

@@ -10,14 +10,11 @@ from espnet_hjprune.nn.activation import gelu
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.export_mode import is_exporting
 from espnet_hjprune.nn.frame_conv import LayerNorm, frame_conv
-from espnet_hjprune.nn.gate_values import GateValues
-from espnet_hjprune.nn.gated_ops import gated_conv1d
+from espnet_hjprune.nn.gate_values import GateValues, scale
 from espnet_hjprune.nn.norms import FeatureNorm, channel_norm, group_norm_per_channel
 
-# On the CPU the first layers, whose outputs are large, are computed together in blocks of so many
-# frames of the last of them. wav2vec2-base's CNN takes 330 ms for 10 s on two cores with these, 336
-# with 2048 frames, 373 with 512, 376 with 4096, and 372 with two layers (medians of 13 rounds;
-# differences below some percent mean nothing).
+# On the CPU, without gradients, the first layers, whose outputs are large, are computed together in
+# blocks of so many frames of the last of them, which stay in the cache.
 BLOCK_LAYERS = 3
 BLOCK_FRAMES = 1024
 # Tensor cores read rows of so many numbers at a time.
@@ -51,14 +48,14 @@ class ConvLayer(nn.Module):
         return self.conv.stride[0]
 
     def forward(self, x: torch.Tensor, index: int, gates: GateValues) -> torch.Tensor:
-        """Map ``(batch, in_channel, time)`` to ``(batch, channel, fewer time)``.
+        """Map ``(batch, in_channel, time)`` to ``(batch, channel, fewer time)`` by a convolution.
 
         The gate of the layer below scales the input channels of the weight; this layer's own
         gate only tells the norm which channels exist, its value acts in the layer above.
         """
         below = gates.conv_layer(index - 1) if index > 0 else None
-        gate = below.value if below else None
-        x = gated_conv1d(x, self.conv.weight, self.conv.bias, self.conv.stride, gate)
+        weight = scale(self.conv.weight, below.value if below else None, 1)
+        x = F.conv1d(x, weight, self.conv.bias, self.conv.stride)
         if isinstance(self.norm, FeatureNorm):
             x = channel_norm(self.norm, x, gates.conv_layer(index))
         elif self.norm is not None:
@@ -146,19 +143,20 @@ class FeatureExtractor(nn.Module):
         ``lengths`` ``(batch,)`` samples of each utterance; ``None`` for all, padding included.
         Samples in float32 are read by weights in half precision too.
         """
-        if prefers_products(wave):
-            return self.as_products(wave, gates, lengths)
+        if is_exporting() or wave.requires_grad:
+            return self.as_convolutions(wave, gates, lengths)
+        return self.as_products(wave, gates, lengths)
+
+    def as_convolutions(
+        self, wave: torch.Tensor, gates: GateValues, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What :meth:`forward` does, by convolutions, which other runtimes have."""
         done = 0
-        dtype = self.conv_layers()[0].conv.weight.dtype
-        if runs_in_blocks(wave) and dtype == wave.dtype:
-            done = min(BLOCK_LAYERS, len(self.layers))
-            x = self.in_blocks(wave, gates, done, lengths)
-        elif lengths is not None and self.norms_over_time:
+        x = wave.unsqueeze(1).to(self.conv_layers()[0].conv.weight.dtype)
+        if lengths is not None and self.norms_over_time:
             done = 1
             with torch.autocast(wave.device.type, enabled=False):
-                x = self.folded(wave, lengths).to(dtype)
-        else:
-            x = wave.unsqueeze(1).to(dtype)
+                x = self.folded(wave, lengths).to(x.dtype)
         for index, layer in enumerate(self.layers[done:], done):
             x = layer(x, index, gates)
         return x.transpose(1, 2)
@@ -166,65 +164,113 @@ class FeatureExtractor(nn.Module):
     def as_products(
         self, wave: torch.Tensor, gates: GateValues, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Frames ``(batch, time, channel)``, by the products of :func:`frame_conv`.
+        """What :meth:`forward` does, by the products of :func:`frame_conv`.
 
-        The first layer's GroupNorm is folded into its filters, always in float32 at least.
+        The first layer's GroupNorm is folded into its filters, in float32 at least. Forward hooks
+        of the layers see nothing.
         """
         layers = self.conv_layers()
         device, dtype = wave.device.type, layers[0].conv.weight.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        frames, whole = wave.shape[1], 1
+        frames = wave.shape[1]
         for layer in layers:
             frames = (frames - layer.kernel) // layer.stride + 1
-            whole *= layer.stride
         with torch.autocast(device, enabled=False):
-            x = self._first_products(wave, lengths, whole, dtype)
-            for index, layer in enumerate(layers[1:], 1):
-                below = gates.conv_layer(index - 1)
-                x = frame_conv(
-                    x,
-                    layer.conv.weight,
-                    layer.conv.bias,
-                    layer.stride,
-                    below.value if below else None,
-                    layers[index - 1].norm_of_frames(gates, index - 1),
-                )
-            norm = layers[-1].norm
+            if self.norms_over_time:
+                wave = without_offset(wave, lengths)
+            filters = self._first_filters(wave, lengths).to(dtype)
+            count = min(BLOCK_LAYERS, len(layers)) if runs_in_blocks(wave) else len(layers)
+            if count < len(layers):
+                x = self._in_blocks(wave, filters, gates, count)
+                x = self._products(x, gates, count, len(layers))
+            else:
+                x = self._first_layers(wave, filters, gates, count)
             x = x[:, :frames].contiguous()
+            norm = layers[-1].norm
             if isinstance(norm, FeatureNorm):
                 x = norm(x, gates.conv_layer(-1))
         return gelu(x)
 
-    def _first_products(
-        self, wave: torch.Tensor, lengths: torch.Tensor | None, whole: int, dtype: torch.dtype
-    ) -> torch.Tensor:
-        """Output ``(batch, time, channel)`` of the first layer, before its activation.
+    def _first_filters(self, wave: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        """Filters ``(batch or 1, kernel and more, channel)`` of the first layer.
 
-        The samples are padded to a multiple of ``whole``.
+        The row after those of the kernel is the bias.
         """
         first = self.conv_layers()[0]
-        conv = first.conv
         bias: torch.Tensor | None
         if self.norms_over_time:
-            wave = without_offset(wave, lengths)
-            channels, offsets = first.normalised_filters(wave, lengths)
-            filters, bias = channels.transpose(1, 2), offsets.transpose(1, 2)
+            channels, bias = first.normalised_filters(wave, lengths)
         else:
-            filters = conv.weight.transpose(0, 2).transpose(0, 1)
-            bias = None if conv.bias is None else conv.bias.view(1, 1, -1)
-        size = -(-wave.shape[1] // whole) * whole
-        padded = F.pad(wave, (0, size - wave.shape[1] + first.kernel - first.stride))
-        windows = first.windows(padded)
-        # The bias is one more row of the filters.
-        width = -(-(first.kernel + 1) // ALIGNMENT) * ALIGNMENT
-        rows = windows.new_zeros(len(wave), windows.shape[1], width, dtype=dtype)
-        rows[..., : first.kernel] = windows
+            channels = first.conv.weight.transpose(0, 1)
+            bias = None if first.conv.bias is None else first.conv.bias.view(1, -1, 1)
         if bias is not None:
-            rows[..., first.kernel] = 1
-            filters = torch.cat([filters, bias], 1)
-        filters = F.pad(filters, (0, 0, 0, width - filters.shape[1])).to(dtype)
-        return rows @ filters
+            channels = torch.cat([channels, bias], 2)
+        more = row_width(first.kernel) - channels.shape[2]
+        return F.pad(channels, (0, more)).transpose(1, 2)
+
+    def _first_layers(
+        self, wave: torch.Tensor, filters: torch.Tensor, gates: GateValues, count: int
+    ) -> torch.Tensor:
+        """Output ``(batch, time, channel)`` of the first layers, before the last's activation.
+
+        Args:
+            wave: ``(batch, samples)``.
+            filters: as :meth:`_first_filters` made them.
+            gates: of all layers.
+            count: number of layers.
+        """
+        layers = self.conv_layers()[:count]
+        kernel, stride = layers[0].kernel, layers[0].stride
+        whole = 1
+        for layer in layers:
+            whole *= layer.stride
+        size = -(-wave.shape[1] // whole) * whole
+        windows = F.pad(wave, (0, max(0, size - wave.shape[1] + kernel - stride)))
+        windows = layers[0].windows(windows)[:, : size // stride]
+        rows = torch.empty(
+            *windows.shape[:2], filters.shape[1], dtype=filters.dtype, device=wave.device
+        )
+        rows[..., :kernel] = windows
+        rows[..., kernel] = 1
+        rows[..., kernel + 1 :] = 0
+        return self._products(rows @ filters, gates, 1, count)
+
+    def _products(self, x: torch.Tensor, gates: GateValues, start: int, stop: int) -> torch.Tensor:
+        """Go on from the output of layer ``start - 1`` to that of ``stop - 1``, both raw."""
+        layers = self.conv_layers()
+        for index in range(start, stop):
+            below, conv = gates.conv_layer(index - 1), layers[index].conv
+            norm = layers[index - 1].norm_of_frames(gates, index - 1)
+            gate = below.value if below else None
+            x = frame_conv(x, conv.weight, conv.bias, layers[index].stride, gate, norm)
+        return x
+
+    def _in_blocks(
+        self, wave: torch.Tensor, filters: torch.Tensor, gates: GateValues, count: int
+    ) -> torch.Tensor:
+        """What :meth:`_first_layers` does, block by block, padded for the layers that follow."""
+        layers = self.conv_layers()
+        frames, whole, rest = wave.shape[1], 1, 1
+        for layer in layers[:count]:
+            frames = (frames - layer.kernel) // layer.stride + 1
+            whole *= layer.stride
+        for layer in layers[count:]:
+            rest *= layer.stride
+        channels = layers[count - 1].conv.out_channels
+        result = filters.new_zeros(len(wave), -(-frames // rest) * rest, channels)
+        step = max(1, BLOCK_FRAMES // frames)
+        for row in range(0, len(wave), step):
+            part = slice(row, row + step)
+            own = filters[part] if len(filters) > 1 else filters
+            for begin in range(0, frames, BLOCK_FRAMES):
+                end = min(begin + BLOCK_FRAMES, frames)
+                stop = end
+                for layer in reversed(layers[:count]):
+                    stop = (stop - 1) * layer.stride + layer.kernel
+                x = self._first_layers(wave[part, begin * whole : stop], own, gates, count)
+                result[part, begin:end] = x[:, : end - begin]
+        return result
 
     @property
     def norms_over_time(self) -> bool:
@@ -237,44 +283,6 @@ class FeatureExtractor(nn.Module):
         wave = without_offset(wave, lengths)
         return first.folded(wave, first.normalised_filters(wave, lengths))
 
-    def in_blocks(
-        self,
-        wave: torch.Tensor,
-        gates: GateValues,
-        count: int,
-        lengths: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Output ``(batch, channel, time)`` of the first ``count`` layers, block by block.
-
-        Forward hooks of these layers see blocks, or nothing where the norm is folded.
-        """
-        layers = self.conv_layers()[:count]
-        frames = [wave.shape[1]]
-        for layer in layers:
-            frames.append((frames[-1] - layer.kernel) // layer.stride + 1)
-        result = wave.new_empty(len(wave), layers[-1].conv.out_channels, frames[-1])
-        step = max(1, BLOCK_FRAMES // frames[-1])
-        for row in range(0, len(wave), step):
-            part = slice(row, row + step)
-            samples, filters = wave[part], None
-            if self.norms_over_time:
-                valid = lengths[part] if lengths is not None else None
-                samples = without_offset(samples, valid)
-                filters = layers[0].normalised_filters(samples, valid)
-            for begin in range(0, frames[-1], BLOCK_FRAMES):
-                end = min(begin + BLOCK_FRAMES, frames[-1])
-                start, stop = begin, end
-                for layer in reversed(layers):
-                    start, stop = start * layer.stride, (stop - 1) * layer.stride + layer.kernel
-                x = samples[:, None, start:stop]
-                if filters is not None:
-                    x = layers[0].folded(x[:, 0], filters)
-                for index, layer in enumerate(layers):
-                    if index > 0 or filters is None:
-                        x = layer(x, index, gates)
-                result[part, :, begin:end] = x
-        return result
-
 
 def without_offset(wave: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
     """Samples ``(batch, samples)`` minus their mean, so that nothing cancels where it is taken off.
@@ -285,22 +293,12 @@ def without_offset(wave: torch.Tensor, lengths: torch.Tensor | None) -> torch.Te
     return wave - wave.sum(1, keepdim=True) / count
 
 
-def prefers_products(wave: torch.Tensor) -> bool:
-    """Whether matrix products are the faster form: on GPUs, where cuDNN changes layouts twice.
-
-    In a training step of wav2vec2-base with 16 x 14.5 s in bfloat16 on an H200, half of the 61 ms
-    went into the CNN's convolutions, changes of layout around them, its norm and activations.
-    """
-    return wave.is_cuda and not wave.requires_grad
+def row_width(kernel: int) -> int:
+    """Numbers in a row of the first layer's product: samples, a one for the bias, and zeros."""
+    return -(-(kernel + 1) // ALIGNMENT) * ALIGNMENT
 
 
 def runs_in_blocks(wave: torch.Tensor) -> bool:
-    """Whether blocks help: on the CPU, without gradients, and with sizes that are known.
-
-    Half precision would round the folded filters.
-    """
-    if wave.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-        return False
-    if wave.dtype not in (torch.float32, torch.float64):
-        return False
-    return not is_exporting()
+    """Whether blocks help: on the CPU, without gradients, and with sizes that are known."""
+    known = not torch.compiler.is_compiling()
+    return known and wave.device.type == "cpu" and not torch.is_grad_enabled()

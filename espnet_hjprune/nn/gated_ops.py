@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from espnet_hjprune.nn.gate_values import scale
-
 
 def gated_linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gate: torch.Tensor | None
@@ -30,25 +28,6 @@ def gated_linear(
     return product
 
 
-def gated_conv1d(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: tuple[int, ...],
-    gate: torch.Tensor | None,
-) -> torch.Tensor:
-    """Convolution of ``(batch, in, time)``, whose weight ``(out, in, kernel)`` is scaled.
-
-    ``gate`` ``(in,)`` scales the input channels; ``None`` leaves them as they are.
-    """
-    if gate is None:
-        return F.conv1d(x, weight, bias, stride)
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return F.conv1d(x, scale(weight, gate, 1), bias, stride)
-    product: torch.Tensor = _GatedConv1d.apply(_cast(x), weight, bias, stride, gate)
-    return product
-
-
 def _cast(x: torch.Tensor) -> torch.Tensor:
     """What autocast does before a product."""
     if not torch.is_autocast_enabled(x.device.type):
@@ -58,15 +37,11 @@ def _cast(x: torch.Tensor) -> torch.Tensor:
 
 def _scaled(weight: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Scale columns of ``(out, in)``, by heads or one by one."""
-    columns = weight.view(len(weight), len(gate), -1)
-    return _product(columns, gate.unsqueeze(-1), dtype).view_as(weight)
-
-
-def _product(wide: torch.Tensor, gate: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Product in another type, in one pass where nothing is to be differentiated."""
+    columns, gate = weight.view(len(weight), len(gate), -1), gate.unsqueeze(-1)
     if torch.is_grad_enabled():
-        return (wide * gate.to(wide.dtype)).to(dtype)
-    return torch.mul(wide, gate, out=torch.empty_like(wide, dtype=dtype))
+        return (columns * gate.to(dtype)).to(dtype).view_as(weight)
+    # One pass for both, the product and the change of type.
+    return torch.mul(columns, gate, out=torch.empty_like(columns, dtype=dtype)).view_as(weight)
 
 
 class _GatedLinear(torch.autograd.Function):
@@ -116,43 +91,3 @@ def _by_heads(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
 def _over_heads(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
     """Sum ``(in,)`` over what belongs to each value of the gate."""
     return x.view(len(gate), -1).sum(-1)
-
-
-class _GatedConv1d(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        stride: tuple[int, ...],
-        gate: torch.Tensor,
-    ) -> torch.Tensor:
-        ctx.stride = stride
-        ctx.save_for_backward(x, weight, bias, gate)
-        with torch.autocast(x.device.type, enabled=False):
-            scaled = _product(weight, gate.unsqueeze(-1), x.dtype)
-            return F.conv1d(x, scaled, None if bias is None else bias.to(x.dtype), stride)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, bias, gate = ctx.saved_tensors
-        x_grad, weight_grad, bias_grad = torch.ops.aten.convolution_backward(
-            grad,
-            x,
-            _product(weight, gate.unsqueeze(-1), x.dtype),
-            None if bias is None else [len(weight)],
-            ctx.stride,
-            [0],
-            [1],
-            False,
-            [0],
-            1,
-            [ctx.needs_input_grad[0], True, bias is not None],
-        )
-        gate_grad = (weight_grad * weight).sum((0, 2), dtype=gate.dtype)
-        weight_grad = _product(weight_grad, gate.unsqueeze(-1), weight.dtype)
-        if bias is not None:
-            bias_grad = bias_grad.to(bias.dtype)
-        return x_grad, weight_grad, bias_grad, None, gate_grad
