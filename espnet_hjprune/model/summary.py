@@ -27,7 +27,7 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
     options = pruner.options
     dense = pruner.dense_config
     with torch.no_grad():
-        expected_counts = pruner.gates.expected_counts()
+        expected_counts = pruner.expected_counts()
         expected_sparsity = pruner.expected_sparsity()
     counts = config_counts(encoder.config)
 

@@ -79,9 +79,9 @@ class Constraint(nn.Module):
         """Whether this is an average over epochs that were not all at the same level."""
         return bool(((self.on_target > 0) & (self.on_target < 1)).any())
 
-    def forward(self, sparsity: torch.Tensor) -> torch.Tensor:
-        """Penalty for the expected sparsities ``(measures,)``; a scalar in float32."""
-        distance = sparsity - self.current_target()
+    def forward(self, sparsity: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Penalty for the expected sparsities at this target, both ``(measures,)``; a scalar."""
+        distance = sparsity - target
         squared = distance.square()
         penalty = self.lambda1 * distance + self.lambda2 * squared
         return (penalty + self.damping * squared).sum()

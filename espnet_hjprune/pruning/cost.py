@@ -1,7 +1,8 @@
 """MACs and parameters of an encoder as a function of how many units it keeps.
 
-One set of formulas serves counting (whole numbers) and the constraint (expected counts as
-tensors): T frames, d hidden size, h heads of d_h, m FFN units, C channels, K kernel,
+One set of formulas serves counting (whole numbers) and the constraint (symbols, see
+:mod:`~espnet_hjprune.pruning.quadratic`): T frames, d hidden size, h heads of d_h, m FFN units,
+C channels, K kernel,
 
 - conv layer ``T_out C_out C_in K``, projection ``T C d``,
 - every positional conv ``T_pos K sum over groups of (in x out)``,
@@ -20,7 +21,7 @@ from espnet_hjprune.nn.relative import SUMMANDS
 from espnet_hjprune.target import Part
 
 BIAS_GATE_OUTPUTS = 2 * SUMMANDS
-# A whole number, or a tensor with an expected number.
+# A whole number, an expected one as a tensor, or a polynomial.
 Count = Any
 
 
@@ -65,17 +66,13 @@ def config_counts(config: EncoderConfig) -> UnitCounts:
     )
 
 
-def module_costs(
-    config: EncoderConfig, counts: UnitCounts, samples: int, scale: float = 1
-) -> list[ModuleCost]:
+def module_costs(config: EncoderConfig, counts: UnitCounts, samples: int) -> list[ModuleCost]:
     """Cost of every module.
 
     Args:
         config: everything that pruning leaves alone (kernels, head width, norms, biases).
         counts: kept units.
         samples: audio length in samples.
-        scale: factor on all costs, multiplied in before any count, so that float32 counts of
-            large models keep their precision.
     """
     costs = []
     below: Count = 1
@@ -85,8 +82,8 @@ def module_costs(
     ):
         has_norm = config.extractor_norm == "layer" or index == 0
         extras = 2 * has_norm + config.conv_bias
-        weights = scale * layer.kernel * below * channels
-        params = weights + scale * extras * channels
+        weights = layer.kernel * below * channels
+        params = weights + extras * channels
         costs.append(
             ModuleCost(f"feature_extractor.layers.{index}", "cnn", frames * weights, params)
         )
@@ -99,37 +96,37 @@ def module_costs(
 
     add(
         "feature_projection",
-        scale * frames * below * d,
-        scale * 2 * config.projection_norm * below + scale * below * d + scale * d,
+        frames * below * d,
+        2 * config.projection_norm * below + below * d + d,
     )
     kernel, depth = config.positional.kernel, config.positional.depth
     position_frames = frames + 1 - kernel % 2
     gain = kernel if config.positional.weight_norm else 0
-    pairs = scale * depth * kernel * counts.positional_pairs
+    pairs = depth * kernel * counts.positional_pairs
     add(
         "positional_embedding",
         position_frames * pairs,
-        pairs + scale * depth * d + scale * depth * gain,
+        pairs + depth * d + depth * gain,
     )
-    add("mask_embedding", 0, scale * d)
-    add("transformer.norm", 0, scale * 2 * d)
+    add("mask_embedding", 0, d)
+    add("transformer.norm", 0, 2 * d)
     width = config.head_dim
     relative = config.relative
     if relative is not None:
-        add("transformer.relative", 0, scale * relative.buckets * relative.heads)
+        add("transformer.relative", 0, relative.buckets * relative.heads)
     for index, (heads, units) in enumerate(zip(counts.head, counts.ffn, strict=True)):
-        inner = scale * width * heads
+        inner = width * heads
         macs = 4 * frames * inner * d + 2 * frames * frames * inner
-        params = 4 * inner * d + 3 * inner + scale * 3 * d
+        params = 4 * inner * d + 3 * inner + 3 * d
         if relative is not None and relative.gated:
-            macs = macs + 2 * frames * scale * heads * d
-            params = params + scale * BIAS_GATE_OUTPUTS * (relative.head_dim + 1) + scale * heads
+            macs = macs + 2 * frames * heads * d
+            params = params + BIAS_GATE_OUTPUTS * (relative.head_dim + 1) + heads
         add(f"transformer.layers.{index}.attention", macs, params)
-        pairs = scale * 2 * units * d
+        pairs = 2 * units * d
         add(
             f"transformer.layers.{index}.ffn",
             frames * pairs,
-            pairs + scale * units + scale * 3 * d,
+            pairs + units + 3 * d,
         )
     return costs
 
@@ -140,12 +137,11 @@ def encoder_cost(
     kind: Literal["macs", "params"],
     samples: int,
     part: Part | None = None,
-    scale: float = 1,
 ) -> Count:
     """Total MACs or parameters of an encoder, or of its CNN or Transformer ``part``."""
     return sum(
         getattr(cost, kind)
-        for cost in module_costs(config, counts, samples, scale)
+        for cost in module_costs(config, counts, samples)
         if part is None or cost.part == part
     )
 

@@ -11,7 +11,10 @@ from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.gate_values import FeatureGate, GateValues
 from espnet_hjprune.pruning import hard_concrete
 from espnet_hjprune.pruning.config import PruningConfig
-from espnet_hjprune.pruning.cost import UnitCounts, config_counts
+from espnet_hjprune.pruning.cost import config_counts
+from espnet_hjprune.pruning.quadratic import counts_from_flat, flat_counts
+from espnet_hjprune.pruning.resident import Resident, widest
+from espnet_hjprune.pruning.segments import Segments
 
 # Spread of the initial gates, which makes the order of equal gates random rather than by index.
 INITIAL_SPREAD = 0.01
@@ -68,6 +71,18 @@ class GateSet(nn.Module):
         self.options = options
         self.groups = gate_groups(config, options.units)
         self.log_alpha = nn.Parameter(torch.empty(sum(group.size for group in self.groups)))
+        self._segments = Segments([group.size for group in self.groups])
+        self._positional = Segments(config.positional.group_widths)
+        # Where in the vector of all counts those of the gated units stand.
+        flat = flat_counts(config_counts(config))
+        names = counts_from_flat(config, range(len(flat)))
+        places = [
+            names.hidden if group.unit == "hidden" else getattr(names, group.unit)[group.layer]
+            for group in self.groups
+        ]
+        places += [names.positional_pairs] if "hidden" in options.units else []
+        self._places = Resident(torch.tensor(places))
+        self._counts = Resident(torch.tensor(flat, dtype=torch.float64))
         self.reset()
 
     @torch.no_grad()
@@ -116,23 +131,18 @@ class GateSet(nn.Module):
                 gates.hidden = FeatureGate(value, keep[group.slice])
         return gates
 
-    def expected_counts(self) -> UnitCounts:
-        """Expected kept units, differentiable; gates are independent of one another.
+    def expected_counts(self) -> torch.Tensor:
+        """Expected kept units in the order of ``flat_counts``, ``(counts,)``, differentiable.
 
-        Within a group of the positional conv inputs and outputs share their gates, so the
-        expected number of pairs is ``E[n]^2 + Var[n]``.
+        Gates are independent of one another. Within a group of the positional conv inputs and
+        outputs share their gates, so the expected number of pairs is ``E[n]^2 + Var[n]``.
         """
-        counts = config_counts(self.encoder_config)
-        keep = self.keep_probability()
-        sums = torch.stack([part.sum() for part in keep.split([g.size for g in self.groups])])
-        for group, total in zip(self.groups, sums, strict=True):
-            if group.unit == "hidden":
-                counts.hidden = total
-                open_ = keep[group.slice]
-                widths = self.encoder_config.positional.group_widths
-                variance = (open_ * (1 - open_)).sum()
-                per_group = torch.stack([part.sum() for part in open_.split(widths)])
-                counts.positional_pairs = per_group.square().sum() + variance
-            else:
-                getattr(counts, group.unit)[group.layer] = total
-        return counts
+        device = self.log_alpha.device
+        keep = self.keep_probability().to(widest(device))
+        expected = self._segments.sums(keep)
+        if "hidden" in self.options.units:
+            open_ = keep[self.groups[-1].slice]
+            variance = (open_ * (1 - open_)).sum()
+            pairs = self._positional.sums(open_).square().sum() + variance
+            expected = torch.cat([expected, pairs.unsqueeze(0)])
+        return self._counts.on(device).index_copy(0, self._places.on(device), expected)

@@ -41,13 +41,13 @@ class Measure:
     samples: int
     dense: int
 
-    def cost(self, config: EncoderConfig, counts: UnitCounts, scale: float = 1) -> Count:
+    def cost(self, config: EncoderConfig, counts: UnitCounts) -> Count:
         """Cost of keeping ``counts``."""
-        return encoder_cost(config, counts, self.kind, self.samples, self.part, scale)
+        return encoder_cost(config, counts, self.kind, self.samples, self.part)
 
     def sparsity(self, config: EncoderConfig, counts: UnitCounts) -> Count:
         """Share of the dense cost that ``counts`` removes."""
-        return 1 - self.cost(config, counts, 1 / self.dense)
+        return 1 - self.cost(config, counts) / self.dense
 
 
 def pruned_config(config: EncoderConfig) -> EncoderConfig:

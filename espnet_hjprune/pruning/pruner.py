@@ -18,6 +18,12 @@ from espnet_hjprune.pruning.discretisation import Discretiser
 from espnet_hjprune.pruning.gates import GateSet
 from espnet_hjprune.pruning.measures import Measure, measures, pruned_config
 from espnet_hjprune.pruning.noise import SharedNoise
+from espnet_hjprune.pruning.quadratic import (
+    QuadraticForms,
+    counts_from_flat,
+    flat_counts,
+    symbols,
+)
 
 
 class Pruner(nn.Module):
@@ -48,6 +54,12 @@ class Pruner(nn.Module):
         self.options = options
         self.measures = measures(config, options)
         self.gates = GateSet(self.config, options)
+        units = symbols(self.config)
+        self._costs = QuadraticForms(
+            [m.sparsity(self.config, units) for m in self.measures]
+            + [encoder_cost(self.config, units, "macs", options.samples)],
+            len(flat_counts(units)),
+        )
         self.constraint = Constraint(options)
         self.noise = SharedNoise()
         # Set by `attach`.
@@ -117,7 +129,7 @@ class Pruner(nn.Module):
             or not torch.equal(self._kept[1], target)
         ):
             discretiser = Discretiser(self.gates)
-            keep = discretiser.run(self.measures, target.tolist())
+            keep = discretiser.run(self.measures, [m.target for m in self.current_measures()])
             self._kept = (log_alpha.clone(), target.clone(), keep, discretiser.counts())
         return self._kept[2], self._kept[3]
 
@@ -133,13 +145,18 @@ class Pruner(nn.Module):
 
     def expected_sparsity(self) -> torch.Tensor:
         """Expected sparsity of every measure, ``(measures,)``, differentiable, float32."""
-        return self._expected()[1]
+        return self._expected()[0]
 
-    def _expected(self) -> tuple[UnitCounts, torch.Tensor]:
-        """Expected counts and the sparsities they give, outside autocast."""
+    def expected_counts(self) -> UnitCounts:
+        """Expected kept units, each a scalar in float64."""
+        flat = self.gates.expected_counts()
+        return counts_from_flat(self.config, list(flat.unbind()))
+
+    def _expected(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Expected sparsity of every measure, and MACs, outside autocast."""
         with torch.autocast(self.gates.log_alpha.device.type, enabled=False):
-            counts = self.gates.expected_counts()
-            return counts, torch.stack([m.sparsity(self.config, counts) for m in self.measures])
+            costs = self._costs(self.gates.expected_counts()).float()
+            return costs[:-1], costs[-1]
 
     def regularise(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The constraint's loss and what to log of it.
@@ -148,22 +165,22 @@ class Pruner(nn.Module):
         the units that compaction would keep, and the loss is zero.
         """
         device = self.gates.log_alpha.device
+        target = self.constraint.current_target()
         if self.training:
-            counts, sparsity = self._expected()
+            sparsity, macs = self._expected()
             with torch.autocast(device.type, enabled=False):
-                loss = self.constraint(sparsity)
+                loss = self.constraint(sparsity, target)
         else:
             counts = self.kept_units()[1]
             sparsity = torch.tensor(
                 [float(m.sparsity(self.config, counts)) for m in self.measures], device=device
             )
+            macs = torch.tensor(
+                float(encoder_cost(self.config, counts, "macs", self.options.samples)),
+                device=device,
+            )
             loss = sparsity.new_zeros(())
-        macs = encoder_cost(self.config, counts, "macs", self.options.samples, scale=1.0)
-        stats = {
-            "loss_constraint": loss.detach(),
-            "macs": torch.as_tensor(macs, dtype=torch.float32, device=device).detach(),
-        }
-        target = self.constraint.current_target()
+        stats = {"loss_constraint": loss.detach(), "macs": macs.detach()}
         for index, name in enumerate(self.constraint.names):
             suffix = f"_{name}" if name else ""
             stats[f"sparsity{suffix}"] = sparsity[index].detach()
