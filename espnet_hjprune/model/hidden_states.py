@@ -12,6 +12,7 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.distillation import hidden_loss
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.nn.gate_values import GateValues
+from espnet_hjprune.pruning.resident import Resident
 
 
 @dataclass
@@ -91,14 +92,14 @@ class Lesson:
         source: str,
     ) -> None:
         self.layers = layers
-        self.places = teacher_places(student, teacher, layers, source)
+        self.places = Resident(teacher_places(student, teacher, layers, source))
         self.recorders = [HiddenStateRecorder(upstream) for upstream in (student, teacher)]
 
     def loss(self) -> torch.Tensor:
         """Distance of the states of the last forward passes of both."""
         own, goal = (recorder.take() for recorder in self.recorders)
         layers = self.layers or range(len(own.states))
-        places = self.places.to(own.states[0].device)
+        places = self.places.on(own.states[0].device)
         return hidden_loss(
             [own.states[layer] for layer in layers],
             [goal.states[layer][..., places] for layer in layers],

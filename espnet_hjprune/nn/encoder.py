@@ -151,11 +151,11 @@ class SpeechEncoder(nn.Module):
             embedding: torch.Tensor = self.mask_embedding
             if gates.hidden is not None:
                 embedding = scale(embedding, gates.hidden.keep, 0)
-            x = torch.where(spans.to(x.device).unsqueeze(-1), embedding.to(x.dtype), x)
+            x = torch.where(spans.unsqueeze(-1), embedding.to(x.dtype), x)
         if options.channel_prob > 0:
-            widths = torch.full((batch,), width)
+            widths = torch.full((batch,), width, device=x.device)
             spans = sample_spans(widths, width, options.channel_prob, options.channel_length, 0)
-            x = x.masked_fill(spans.to(x.device).unsqueeze(1), 0.0)
+            x = x.masked_fill(spans.unsqueeze(1), 0.0)
         return x
 
     def present(self, state: torch.Tensor, gates: GateValues) -> torch.Tensor:

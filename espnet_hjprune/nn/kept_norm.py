@@ -69,8 +69,8 @@ def kept_norm_backward(
     first = (grad @ scaled).unsqueeze(-1)
     second = (product @ scaled).unsqueeze(-1)
     # With g = grad * scaled: x_grad = rstd * (g - share * (sum of g + n * sum of g n)).
-    common = torch.addcmul(first, normed, second, out=normed)
-    x_grad = torch.mul(grad, scaled, out=product).addcmul_(common, share, value=-1).mul_(rstd)
+    common = normed.mul_(second).add_(first)
+    x_grad = (grad * scaled).addcmul_(common, share, value=-1).mul_(rstd)
     value_grad = None
     if value is not None:
         value_grad = weight_grad * weight + bias_grad * bias

@@ -24,15 +24,21 @@ def sample_spans(
         min_spans: fewest spans of a row.
 
     Returns:
-        Boolean mask ``(rows, size)`` on the CPU, true where a position is masked.
+        Boolean mask ``(rows, size)`` on the device of ``lengths``, without a wait for it; true where
+        a position is masked.
     """
-    mask = torch.zeros(len(lengths), size, dtype=torch.bool)
-    for row, length in enumerate(lengths.tolist()):
-        width = min(span, length)
-        starts = length - width + 1
-        count = int(prob * length / max(width, 1) + torch.rand(()).item())
-        count = min(max(count, min_spans), starts)
-        first = torch.randperm(starts)[:count]
-        covered = (first.unsqueeze(1) + torch.arange(width)).flatten()
-        mask[row, covered] = True
-    return mask
+    width = lengths.clamp(max=span)
+    starts = lengths - width + 1
+    share = prob * lengths / width.clamp(min=1)
+    count = (share + torch.rand(len(lengths), device=lengths.device)).long()
+    count = torch.minimum(count.clamp(min=min_spans), starts)
+    positions = torch.arange(size, device=lengths.device)
+    # The positions with the lowest numbers are drawn; those where no span fits come last.
+    drawn = torch.rand(len(lengths), size, device=lengths.device)
+    drawn = drawn.masked_fill(positions >= starts.unsqueeze(1), 2.0)
+    is_start = drawn.argsort(1).argsort(1) < count.unsqueeze(1)
+    # A position is covered if more spans have begun than `width` positions earlier.
+    begun = is_start.long().cumsum(1)
+    earlier = positions - width.unsqueeze(1)
+    before = begun.gather(1, earlier.clamp(min=0)).masked_fill(earlier < 0, 0)
+    return begun > before

@@ -65,13 +65,18 @@ class PositionalConv(nn.Module):
         """Weight ``(channel, channel per group, kernel)`` with the weight norm multiplied in."""
         return torch._weight_norm(self.weight_v, self.weight_g, 2)
 
+    def width_weights(self) -> list[torch.Tensor]:
+        """Weights of all groups of a width, for each width in ascending order."""
+        # One by one, as `torch.compile` cannot iterate over a list of parameters.
+        return [self.weights[number] for number in range(len(self.distinct))]
+
     def group_weights(self) -> list[torch.Tensor]:
         """Weights of the groups in their order, each ``(width, width, kernel)``."""
         if self.weight_norm:
             return list(self.fused_weight().split(self.widths))
         blocks = {
             width: iter(weight.split(width))
-            for width, weight in zip(self.distinct, self.weights, strict=True)
+            for width, weight in zip(self.distinct, self.width_weights(), strict=True)
         }
         return [
             next(blocks[width]) if width else self.bias.new_zeros(0, 0, self.kernel)
@@ -89,7 +94,7 @@ class PositionalConv(nn.Module):
         else:
             if self.order is not None:
                 x = x.index_select(2, self.order)
-            y = spectral_conv(x, list(self.weights), self.kernel, padding)
+            y = spectral_conv(x, self.width_weights(), self.kernel, padding)
             if self.restore is not None:
                 y = y.index_select(2, self.restore)
         return y + self.bias.to(y.dtype)
@@ -107,7 +112,7 @@ class PositionalConv(nn.Module):
                 x = x.index_select(1, self.order)
             parts = []
             start = 0
-            for width, weight in zip(self.distinct, self.weights, strict=True):
+            for width, weight in zip(self.distinct, self.width_weights(), strict=True):
                 stop = start + weight.shape[0]
                 groups = weight.shape[0] // width
                 parts.append(F.conv1d(x[:, start:stop], weight, padding=padding, groups=groups))
