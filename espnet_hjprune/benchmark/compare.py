@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -132,17 +132,18 @@ def _peers_in_modes(options: Comparison, peers: list[Contender]) -> list[Contend
                 continue
             model = in_mode(peer, mode, options.autocast)
             eager = in_mode(peer, "eager", options.autocast)
-            if runs_at_all(model.name, partial(_try_mode, model, eager, wave)):
+            before = [partial(eager.forward, wave)] if mode == "graph" else []
+            if runs_at_all(model.name, partial(_try, partial(model.forward, wave), before)):
                 found.append(model)
     return found
 
 
-def _try_mode(model: Contender, eager: Contender, wave: torch.Tensor) -> None:
-    """Run a model in its mode."""
+def _try(run: Callable[[], object], before: Sequence[Callable[[], object]]) -> None:
+    """Run a model, after runs that must not wait for the GPU."""
     with torch.inference_mode():
-        if model.mode == "graph":
-            never_waits(partial(eager.forward, wave))
-        model.forward(wave)
+        for other in before:
+            never_waits(other)
+        run()
 
 
 def _compact_model(path: str, upstream: str, dense: EncoderConfig) -> Contender:
@@ -185,10 +186,9 @@ def compare_inference(options: Comparison) -> list[Row]:
             runs = {model.name: partial(model.forward, wave) for model in models}
             measured = measure(options, runs, configs, seconds, batch)
             times = {row["model"]: row["latencies"] for row in measured}
-            for row in measured:
-                name, comma, mode = row["model"].partition(", ")
-                dense = times.get(f"dense{comma}{mode}")
-                if dense is not None and name not in ("dense", "huggingface"):
+            for model, row in zip(models, measured, strict=True):
+                dense = times.get(f"dense{model.variant}")
+                if dense is not None and model.is_compact:
                     row["against_dense"] = median_ratio(row["latencies"], dense)
             rows += measured
     return rows

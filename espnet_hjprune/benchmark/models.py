@@ -50,14 +50,19 @@ class Contender:
         forward: encodes ``(batch, samples)`` in float32, all utterances of full length.
         module: holds its weights.
         config: our architecture, for MACs and parameters.
-        mode: one of :data:`MODES`.
+        variant: what the way in which it runs adds to its name.
     """
 
     name: str
     forward: Callable[[torch.Tensor], Any]
     module: nn.Module
     config: EncoderConfig
-    mode: str = "eager"
+    variant: str = ""
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether it is one of ours, and not the dense one."""
+        return isinstance(self.module, SpeechEncoder) and self.name != f"dense{self.variant}"
 
 
 def own_model(name: str, encoder: SpeechEncoder) -> Contender:
@@ -87,7 +92,7 @@ def in_mode(
             return forward(wave)
 
     run = CudaGraphs(mixed) if mode == "graph" else mixed
-    return replace(model, name=model.name + MODES[mode], forward=run, mode=mode)
+    return replace(model, name=model.name + MODES[mode], forward=run, variant=MODES[mode])
 
 
 def pruned_encoder(
@@ -122,7 +127,7 @@ def exported_model(model: Contender, runtime: str) -> Contender:
     def forward(wave: torch.Tensor) -> torch.Tensor:
         return run(wave, torch.full((len(wave),), wave.shape[1]))[0]
 
-    return Contender(f"{model.name}, {name}", forward, model.module, model.config)
+    return Contender(f"{model.name}, {name}", forward, model.module, model.config, f", {name}")
 
 
 def peer_model(peer: str, upstream: str, config: EncoderConfig) -> Contender:

@@ -11,7 +11,6 @@ import argparse
 import importlib
 import json
 import platform
-import shlex
 import shutil
 import subprocess
 import sys
@@ -223,13 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             from espnet_hjprune.benchmark.recipe_step import add_recipe_rows
 
             rows = add_recipe_rows(options, rows)
-    command = ["python3", "-m", "espnet_hjprune.bin.bench"]
-    command += sys.argv[1:] if argv is None else argv
-    result = {
-        "command": shlex.join(command),
-        "machine": describe_machine(args, rate),
-        "rows": rows,
-    }
+        result = {"machine": describe_machine(args, rate), "rows": rows}
     if args.json == "-":
         print(json.dumps(result, indent=2))
     else:
