@@ -6,6 +6,7 @@ processes of their own, and the times are read from ESPnet's log.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import os
@@ -91,6 +92,7 @@ def add_recipe_rows(options: Comparison, rows: Sequence[Row]) -> list[Row]:
         return list(rows)
     if options.device == "cuda":
         # The trainings need the memory that this process keeps for itself.
+        gc.collect()
         torch.cuda.empty_cache()
     result = []
     for index, row in enumerate(rows):
