@@ -34,7 +34,7 @@ from espnet_hjprune.benchmark.timing import (
     product_rate,
     reserved_memory,
 )
-from espnet_hjprune.benchmark.training_step import _encode
+from espnet_hjprune.benchmark.training_step import _encode, _own_steps
 from espnet_hjprune.bin import bench
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import DropoutConfig
@@ -206,26 +206,28 @@ def test_autocast_is_within_every_call():
 
 
 @TRACING
-def test_compiled_models_take_part(monkeypatch, capsys):
+def test_compiled_models_take_part(monkeypatch):
     without_a_compiler(monkeypatch)
-    eager, quick = contenders(comparison(modes=["eager", "compile"]))
+    model = own_model("dense", random_encoder(small_config()))
+    eager, quick = (in_mode(model, mode, nullcontext) for mode in ("eager", "compile"))
     assert [eager.name, quick.name] == ["dense", "dense, compiled"]
     wave = 0.1 * torch.randn(2, 8000)
     with torch.inference_mode():
         torch.testing.assert_close(quick.forward(wave), eager.forward(wave))
-    options = ["--upstream", MINI, "--seconds", "0.5", "--repeats", "1", "--training", "--peers"]
-    bench.main([*options, "--modes", "eager", "compile", "--json", "-"])
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    steps = _own_steps(comparison(modes=["eager", "compile"]), small_config())
     names = ["without gates", "with gates", "without gates, compiled", "with gates, compiled"]
-    assert [row["model"] for row in rows] == names
+    assert list(steps) == names
+    for step in steps.values():
+        step(wave)
 
 
 @TRACING
 def test_noise_of_gates_is_not_compiled(monkeypatch):
     without_a_compiler(monkeypatch)
     encoder = random_encoder(small_config())
-    # Two pruners draw the same noise, other noise in every step.
+    # Two equal pruners draw the same noise, other noise in every step.
     pruners = [attached(Pruner(encoder.config, PruningConfig())) for _ in range(2)]
+    pruners[1].load_state_dict(pruners[0].state_dict())
     wave, lengths = 0.1 * torch.randn(1, 8000), torch.tensor([8000])
     runs = list(zip((encoder, compiled(encoder)), pruners, strict=True))
     states = []
