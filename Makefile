@@ -2,13 +2,15 @@
 DEMO_OPTS ?=
 # Options of pytest in "make test".
 PYTEST_OPTS ?=
+# Options of "make gpu-figures", for espnet_hjprune/bin/gpu_figures.py.
+FIGURES_OPTS ?=
 
 BIN := tools/venv/bin
 SHELL_SCRIPTS = .ci/run $(shell find . \
 	\( -path ./tools/venv -o -path ./tools/src -o -path ./.git -o -name downloads -o -name exp \) \
 	-prune -o -type f -name '*.sh' -print)
 
-.PHONY: help setup demo test test-killed test-newer-torch lint clean
+.PHONY: help setup demo test test-killed test-newer-torch gpu-figures lint clean
 
 help:
 	@echo "make setup  install everything into tools/venv (needs network the first time)"
@@ -16,6 +18,7 @@ help:
 	@echo "make test   check the style and run the tests; PYTEST_OPTS='-k tokens' adds options"
 	@echo "make test-killed       kill a recipe at 20 moments and compare what a second run makes (30 min)"
 	@echo "make test-newer-torch  compare upstreams under a newer torch (3 GB more to install)"
+	@echo "make gpu-figures  measure speed and memory on a GPU; FIGURES_OPTS='--output DIR' adds options"
 	@echo "make lint   check the style only"
 	@echo "make clean  remove the environment and what the demo made"
 
@@ -39,6 +42,9 @@ test-killed: setup
 
 test-newer-torch: setup
 	tools/newer_torch.sh
+
+gpu-figures: setup
+	$(BIN)/python3 -m espnet_hjprune.bin.gpu_figures $(FIGURES_OPTS)
 
 clean:
 	rm -rf tools/venv tools/src tools/setup.done

@@ -3,27 +3,80 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 import time
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from models import random_encoder, small_config
+from models import attached, random_encoder, small_config
 
+from espnet_hjprune.benchmark import timing
+from espnet_hjprune.benchmark.compare import Comparison, contenders
 from espnet_hjprune.benchmark.models import (
     RUNTIMES,
     exported_model,
+    hugging_face_model,
+    in_mode,
     own_model,
     peer_model,
     pruned_encoder,
 )
-from espnet_hjprune.benchmark.timing import alternate, median_ratio, peak_memory
+from espnet_hjprune.benchmark.modes import compiled, never_waits, runs_at_all
+from espnet_hjprune.benchmark.peers import can_import
+from espnet_hjprune.benchmark.timing import (
+    alternate,
+    median_ratio,
+    peak_memory,
+    product_rate,
+    reserved_memory,
+)
+from espnet_hjprune.benchmark.training_step import _encode, _own_steps
 from espnet_hjprune.bin import bench
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.nn.config import DropoutConfig
+from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import config_counts, encoder_cost
+from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.upstream.architectures import ARCHITECTURES
 
 MINI = "wav2vec2_mini"
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def comparison(**changes) -> Comparison:
+    """What a test compares."""
+    options = {
+        "upstream": MINI,
+        "targets": [],
+        "round_to": 1,
+        "model_dirs": [],
+        "peers": [],
+        "modes": ["eager"],
+        "runtimes": [],
+        "seconds": [0.5],
+        "batches": [2],
+        "repeats": 1,
+        "device": "cpu",
+        "dtype": "float32",
+        "half_weights": False,
+        "rate": 1e9,
+    }
+    return Comparison(**(options | changes))
+
+
+# torch's own, while it traces functions with gradients of their own.
+TRACING = pytest.mark.filterwarnings(
+    "ignore:<class 'torch.autograd.function.Function'> should not be:DeprecationWarning"
+)
+
+
+def without_a_compiler(monkeypatch) -> None:
+    """Let torch.compile trace, which is what may fail, without minutes of C++."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
 
 
 def test_models_take_turns():
@@ -44,6 +97,43 @@ def test_peak_memory_is_that_of_the_call():
     assert 0.9 * size < measured < 1.3 * size
     again = peak_memory(lambda: torch.zeros(size // 4).sum())
     assert 0.9 * size < again < 1.3 * size
+
+
+@ON_GPU
+def test_reserved_memory_is_that_of_the_call():
+    size = 256 * 2**20
+    measured = reserved_memory(lambda: torch.zeros(size // 4, device="cuda").sum(), "cuda")
+    assert size <= measured < 1.2 * size
+
+
+def test_the_fastest_product_counts(monkeypatch):
+    measured = {"product": [0.5, 0.25, 1.0]}
+    monkeypatch.setattr(timing, "alternate", lambda *_, **__: measured)
+    assert product_rate("cpu", torch.float32) == 2 * 1024**3 / 0.25
+
+
+@pytest.mark.parametrize("error", [ImportError, AttributeError, OSError, RuntimeError])
+def test_what_imports_raise_leaves_a_package_out(error, caplog):
+    def load() -> None:
+        raise error("no module\nof this name")
+
+    assert not can_import("torchaudio", load)
+    (warning,) = caplog.messages
+    assert "torchaudio is left out" in warning and warning.endswith(f"{error.__name__}: no module")
+    assert can_import("json", lambda: None)
+    with pytest.raises(KeyError):
+        can_import("json", lambda: {}["other errors are ours"])
+
+
+def test_the_first_package_left_is_the_reference(monkeypatch, caplog, capsys):
+    monkeypatch.setitem(sys.modules, "s3prl.upstream.wav2vec2.hubconf", None)
+    options = ["--upstream", MINI, "--seconds", "0.5", "--repeats", "1", "--targets"]
+    bench.main([*options, "--peers", "s3prl", "huggingface", "--json", "-"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["model"] for row in rows] == ["huggingface", "dense"]
+    assert rows[0]["speed_up"] == 1
+    (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning.getMessage().startswith("s3prl is left out of the comparison")
 
 
 @pytest.mark.parametrize("target", [0.2, 0.6])
@@ -73,6 +163,120 @@ def test_peers_are_of_the_same_architecture(peer):
     assert counted == pytest.approx(expected, rel=0.15 if peer == "s3prl" else 0.02)
 
 
+def test_hugging_face_trains_with_our_dropout():
+    config = ARCHITECTURES[MINI]()
+    model = hugging_face_model(MINI, config, DropoutConfig(0.1, 0.2, 0.3, 0.4))
+    assert model.feature_projection.dropout.p == 0.1
+    assert model.encoder.dropout.p == 0.2
+    for layer in model.encoder.layers:
+        assert layer.dropout.p == layer.feed_forward.output_dropout.p == 0.2
+        assert layer.attention.dropout == 0.3
+        assert layer.feed_forward.intermediate_dropout.p == 0.4
+    assert not model.config.apply_spec_augment and model.config.layerdrop == 0
+
+
+@pytest.mark.parametrize("peer", ["s3prl", "huggingface", "torchaudio"])
+def test_weights_in_half_precision(peer):
+    options = {"peers": [peer], "targets": [0.5]}
+    torch.manual_seed(1)
+    exact = contenders(comparison(**options))
+    torch.manual_seed(1)
+    half = contenders(comparison(**options, half_weights=True, dtype="bfloat16"))
+    wave = 0.1 * torch.randn(2, 16000)
+    for wide, narrow in zip(exact, half, strict=True):
+        narrow.module.load_state_dict(wide.module.state_dict())
+        assert {p.dtype for p in narrow.module.parameters()} == {torch.bfloat16}
+        with torch.inference_mode():
+            expected, found = wide.forward(wave), narrow.forward(wave)
+        assert expected.dtype == torch.float32 and found.dtype == torch.bfloat16
+        both = torch.stack([found.float().flatten(), expected.flatten()])
+        assert torch.corrcoef(both)[0, 1] > 0.9, wide.name
+
+
+def test_autocast_is_within_every_call():
+    (model,) = contenders(comparison(dtype="bfloat16"))
+    assert {p.dtype for p in model.module.parameters()} == {torch.float32}
+    seen = []
+    hook = model.module.transformer.layers[0].attention.qkv.register_forward_hook
+    handle = hook(lambda _, __, output: seen.append(output.dtype))
+    with torch.inference_mode():
+        model.forward(torch.zeros(1, 8000))
+    handle.remove()
+    assert seen == [torch.bfloat16]
+
+
+@TRACING
+def test_compiled_models_take_part(monkeypatch):
+    without_a_compiler(monkeypatch)
+    model = own_model("dense", random_encoder(small_config()))
+    eager, quick = (in_mode(model, mode, nullcontext) for mode in ("eager", "compile"))
+    assert [eager.name, quick.name] == ["dense", "dense, compiled"]
+    wave = 0.1 * torch.randn(2, 8000)
+    with torch.inference_mode():
+        torch.testing.assert_close(quick.forward(wave), eager.forward(wave))
+    steps = _own_steps(comparison(modes=["eager", "compile"]), small_config())
+    names = ["without gates", "with gates", "without gates, compiled", "with gates, compiled"]
+    assert list(steps) == names
+    for step in steps.values():
+        step(wave)
+
+
+@TRACING
+def test_noise_of_gates_is_not_compiled(monkeypatch):
+    without_a_compiler(monkeypatch)
+    encoder = random_encoder(small_config())
+    # Two equal pruners draw the same noise, other noise in every step.
+    pruners = [attached(Pruner(encoder.config, PruningConfig())) for _ in range(2)]
+    pruners[1].load_state_dict(pruners[0].state_dict())
+    wave, lengths = 0.1 * torch.randn(1, 8000), torch.tensor([8000])
+    runs = list(zip((encoder, compiled(encoder)), pruners, strict=True))
+    states = []
+    for _ in range(2):
+        eager, quick = (_encode(run, pruner, wave, lengths) for run, pruner in runs)
+        torch.testing.assert_close(quick, eager, atol=1e-4, rtol=1e-4)
+        states.append(quick)
+    assert (states[0] - states[1]).abs().max() > 1e-3
+
+
+def test_a_mode_that_does_not_run_is_left_out(caplog):
+    assert not runs_at_all("huggingface, compiled", lambda: [][0])
+    (warning,) = caplog.messages
+    assert warning.startswith("huggingface, compiled is left out") and "IndexError" in warning
+
+
+@ON_GPU
+def test_graphs_compute_the_same():
+    encoder = random_encoder(small_config()).cuda()
+    wave = 0.1 * torch.randn(2, 16000, device="cuda")
+    model = own_model("dense", encoder)
+    for autocast in (nullcontext, partial(torch.autocast, "cuda", torch.bfloat16)):
+        eager, graph = (in_mode(model, mode, autocast) for mode in ("eager", "graph"))
+        assert graph.name == "dense, CUDA graph"
+        with torch.inference_mode():
+            torch.testing.assert_close(graph.forward(wave), eager.forward(wave))
+
+
+@ON_GPU
+def test_what_waits_for_the_gpu_is_no_graph():
+    ones = torch.ones(3, device="cuda")
+    never_waits(lambda: ones.sum())
+    with pytest.raises(RuntimeError):
+        never_waits(lambda: ones.sum().item())
+    assert ones.sum().item() == 3
+
+
+@ON_GPU
+def test_inference_on_a_gpu(capsys):
+    options = ["--upstream", MINI, "--seconds", "1", "--repeats", "2", "--targets", "0.5"]
+    options += ["--device", "cuda", "--dtype", "bfloat16", "--half_weights", "--json", "-"]
+    bench.main([*options, "--peers", "--modes", "eager", "graph"])
+    result = json.loads(capsys.readouterr().out)
+    names = ["dense", "compact 50%", "dense, CUDA graph", "compact 50%, CUDA graph"]
+    assert [row["model"] for row in result["rows"]] == names
+    assert result["rows"][0]["reserved_memory"] >= result["rows"][0]["peak_memory"] > 0
+    assert all(0 < row["share_of_peak"] < 1 for row in result["rows"])
+
+
 def test_inference_table_json_and_picture(tmp_path, capsys):
     options = ["--upstream", MINI, "--seconds", "0.5", "--batch", "1", "2", "--repeats", "2"]
     options += ["--targets", "0.5", "--json", f"{tmp_path}/speed.json"]
@@ -84,6 +288,18 @@ def test_inference_table_json_and_picture(tmp_path, capsys):
     assert [row["model"] for row in rows] == ["s3prl", "dense", "compact 50%"] * 2
     # The target is met at 10 s.
     assert rows[2]["mac_reduction"] == pytest.approx(2, abs=0.4)
+    config = ARCHITECTURES[MINI]()
+    macs = encoder_cost(config, config_counts(config), "macs", 8000)
+    rate = result["machine"]["product_rate"]
+    assert 1e9 < rate < 1e14
+    for row in (rows[1], rows[4]):
+        expected = 2 * macs * row["batch"] / row["latency"] / rate
+        assert row["share_of_peak"] == pytest.approx(expected, rel=0.01)
+    pairs = zip(rows[2]["latencies"], rows[1]["latencies"], strict=True)
+    ratios = [dense / compact for compact, dense in pairs]
+    assert rows[2]["against_dense"] == pytest.approx(sum(ratios) / 2)
+    assert "against_dense" not in rows[0] and "against_dense" not in rows[1]
+    assert "|reserved memory" not in table and "|time / bare step" not in table
     for row in rows:
         assert row["latency"] > 0 and len(row["latencies"]) == 2
         assert row["real_time_factor"] == row["latency"] / (row["seconds"] * row["batch"])
@@ -97,8 +313,25 @@ def test_training_steps(capsys):
     rows = json.loads(capsys.readouterr().out)["rows"]
     names = ["without gates", "with gates"]
     assert [row["model"] for row in rows] == [*names, "ESPnet's s3prl frontend"]
-    bench.main([*options, "--peers", "--json", "-"])
-    assert [row["model"] for row in json.loads(capsys.readouterr().out)["rows"]] == names
+    bench.main([*options, "--peers", "huggingface", "--json", "-"])
+    result = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in result["rows"]] == [*names, "huggingface"]
+    config = ARCHITECTURES[MINI]()
+    macs = encoder_cost(config, config_counts(config), "macs", 8000)
+    for row in result["rows"]:
+        expected = 6 * macs / row["latency"] / result["machine"]["product_rate"]
+        assert row["share_of_peak"] == pytest.approx(expected, rel=0.01)
+
+
+def test_training_without_the_stock_frontend(monkeypatch, caplog, capsys):
+    monkeypatch.delitem(sys.modules, "espnet_hjprune.espnet.benchmark_peer", raising=False)
+    monkeypatch.setitem(sys.modules, "s3prl.nn", None)
+    options = ["--upstream", MINI, "--seconds", "0.5", "--repeats", "1", "--training"]
+    bench.main([*options, "--json", "-"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["model"] for row in rows] == ["without gates", "with gates"]
+    (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning.getMessage().startswith("ESPnet's s3prl frontend is left out")
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -119,6 +352,12 @@ def test_exported_models_take_part(runtime):
         (["--targets", "1.5"], "--targets has 1.5"),
         (["--runtimes", "tvm"], "--runtimes has no tvm; it takes onnx"),
         (["--runtimes", "onnx", "--training"], "--runtimes go with --device cpu"),
+        (["--modes", "fast"], "--modes has no fast; it takes eager, graph, compile"),
+        (["--modes", "graph"], "--modes graph goes with --device cuda"),
+        (["--half_weights"], "--half_weights goes with --dtype bfloat16 or float16"),
+        (["--training", "--peers", "torchaudio"], "leave it out of --peers"),
+        (["--recipe"], "--recipe goes with --training and --dtype float32"),
+        (["--recipe", "--training", "--dtype", "bfloat16"], "--recipe goes with --training"),
         (["--seconds", "0.001"], "--seconds has 0.001; give at least"),
         (["--threads", "0"], "--threads must be positive"),
         (["--training", "--image", "x.png"], "leave --image and --model_dir out"),

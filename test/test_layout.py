@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "upstream": {"nn"},
     "model": {"nn", "pruning", "upstream"},
     "inference": {"nn", "model", "data", "scoring"},
-    "benchmark": {"nn", "pruning", "upstream", "model", "inference"},
+    "benchmark": {"nn", "pruning", "upstream", "model", "inference", "data", "training"},
     "espnet": {"nn", "pruning", "upstream", "model"},
     "data": set(),
     "corpora": {"data"},

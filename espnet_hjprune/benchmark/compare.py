@@ -1,11 +1,10 @@
-"""What a benchmark measures: forward passes and training steps of several encoders."""
+"""What a benchmark measures, and how: forward passes of several encoders."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,24 +14,32 @@ import torch
 from espnet_hjprune.benchmark.models import (
     Contender,
     exported_model,
+    in_mode,
     own_model,
     peer_model,
     pruned_encoder,
 )
-from espnet_hjprune.benchmark.timing import Runs, alternate, median_ratio, peak_memory
+from espnet_hjprune.benchmark.modes import never_waits, runs_at_all
+from espnet_hjprune.benchmark.peers import can_import, import_peer
+from espnet_hjprune.benchmark.timing import (
+    Runs,
+    alternate,
+    median_ratio,
+    peak_memory,
+    reserved_memory,
+)
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.loading import load
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.progress import progress_bar
-from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import macs_and_params
-from espnet_hjprune.pruning.optimizer import attach
-from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.upstream.architectures import architecture
 
 Row = dict[str, Any]
+# Passes that are not timed. The first ones on a GPU choose kernels.
+WARM_UP = {"cpu": 1, "cuda": 3}
 
 
 @dataclass
@@ -45,12 +52,16 @@ class Comparison:
         round_to: alignment of their widths.
         model_dirs: compact models to add.
         peers: other packages that run the dense model.
+        modes: keys of ``MODES`` that our models run in.
         runtimes: keys of ``RUNTIMES`` that run our models too.
         seconds: audio lengths.
         batches: batch sizes.
         repeats: timed rounds.
         device: ``cpu`` or ``cuda``.
-        dtype: torch's name of the autocast type; ``float32`` for none.
+        dtype: torch's name of the type that products are computed in.
+        half_weights: keep the weights in this type, instead of autocast to it.
+        rate: operations per second that the device reaches in this type; times are compared with
+            it.
     """
 
     upstream: str
@@ -58,37 +69,81 @@ class Comparison:
     round_to: int
     model_dirs: list[str]
     peers: list[str]
+    modes: list[str]
     runtimes: list[str]
     seconds: list[float]
     batches: list[int]
     repeats: int
     device: str
     dtype: str
+    half_weights: bool
+    rate: float
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The type that products are computed in."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
 
     def autocast(self) -> torch.autocast:
         """Mixed precision, when it is asked for."""
-        dtype = getattr(torch, self.dtype)
-        return torch.autocast(self.device, dtype, enabled=self.dtype != "float32")
+        mixed = self.dtype != "float32" and not self.half_weights
+        return torch.autocast(self.device, self.torch_dtype, enabled=mixed)
 
 
 def contenders(options: Comparison) -> list[Contender]:
-    """The models that the options ask for; the first one is the reference."""
+    """The models that the options ask for, on the device; the first one is the reference."""
     config = architecture(options.upstream)
-    models = [peer_model(peer, options.upstream, config) for peer in options.peers]
+    peers = [
+        peer_model(peer, options.upstream, config)
+        for peer in options.peers
+        if can_import(peer, partial(import_peer, peer, options.upstream))
+    ]
     torch.manual_seed(0)
     dense = SpeechEncoder(config).eval()
-    models.append(own_model("dense", dense))
+    ours = [own_model("dense", dense)]
     for target in options.targets:
         encoder = pruned_encoder(dense, target, options.round_to)
-        models.append(own_model(f"compact {100 * target:.3g}%", encoder))
-    models += [_compact_model(path, options.upstream, config) for path in options.model_dirs]
-    ours = models[len(options.peers) :]
-    models += [exported_model(model, name) for name in options.runtimes for model in ours]
+        ours.append(own_model(f"compact {100 * target:.3g}%", encoder))
+    ours += [_compact_model(path, options.upstream, config) for path in options.model_dirs]
+    exported = [exported_model(model, name) for name in options.runtimes for model in ours]
+    for model in (*peers, *ours):
+        model.module.to(options.device)
+        if options.half_weights:
+            model.module.to(options.torch_dtype)
+    models = [in_mode(model, "eager", options.autocast) for model in peers]
+    models += _peers_in_modes(options, peers)
+    models += [in_mode(model, mode, options.autocast) for mode in options.modes for model in ours]
+    models += exported
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:
             raise HJPruneError(f"{name} would take part twice; give every model once")
     return models
+
+
+def _peers_in_modes(options: Comparison, peers: list[Contender]) -> list[Contender]:
+    """Hugging Face's model in our modes beside ``eager``, where it runs in them."""
+    found = []
+    _, _, wave = next(settings(options))
+    for peer in peers:
+        for mode in options.modes:
+            if mode == "eager" or peer.name != "huggingface":
+                continue
+            model = in_mode(peer, mode, options.autocast)
+            eager = in_mode(peer, "eager", options.autocast)
+            before = [partial(eager.forward, wave)] if mode == "graph" else []
+            if runs_at_all(model.name, partial(_try, partial(model.forward, wave), before)):
+                found.append(model)
+    return found
+
+
+def _try(run: Callable[[], object], before: Sequence[Callable[[], object]]) -> None:
+    """Run a model, after runs that must not wait for the GPU."""
+    with torch.inference_mode():
+        for other in before:
+            never_waits(other)
+        run()
 
 
 def _compact_model(path: str, upstream: str, dense: EncoderConfig) -> Contender:
@@ -118,98 +173,85 @@ def settings(options: Comparison) -> Iterator[tuple[float, int, torch.Tensor]]:
 
 
 def compare_inference(options: Comparison) -> list[Row]:
-    """Latency and peak memory of forward passes; one row for each model and setting."""
-    models = contenders(options)
-    for model in models:
-        model.module.to(options.device)
-    rows: list[Row] = []
-    with torch.inference_mode(), options.autocast():
-        for seconds, batch, wave in settings(options):
-            runs: Runs = {m.name: partial(m.forward, wave) for m in models}
-            rows += _measure(options, runs, {m.name: m.config for m in models}, seconds, batch)
-    return rows
+    """Latency and peak memory of forward passes; one row for each model and setting.
 
-
-def compare_training(options: Comparison, stock: torch.nn.Module | None = None) -> list[Row]:
-    """Time and peak memory of training steps of our encoder without and with gates.
-
-    Args:
-        options: what is compared.
-        stock: ESPnet's own frontend, to take part too.
+    Rows of compact models have ``against_dense``: how many times faster they are than our dense
+    model in the same mode.
     """
-    config = architecture(options.upstream)
-    torch.manual_seed(0)
-    plain = SpeechEncoder(config).train().to(options.device)
-    gated = copy.deepcopy(plain)
-    pruner = Pruner(config, PruningConfig()).train().to(options.device)
-    attach(pruner, torch.optim.AdamW(gated.parameters()))
-
-    def step(encoder: SpeechEncoder, wave: torch.Tensor, gates: Pruner | None) -> None:
-        with options.autocast():
-            lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
-            states, _ = encoder(wave, lengths, gates() if gates is not None else None)
-            loss = states[-1].float().square().mean()
-        if gates is not None:
-            loss = loss + gates.regularise()[0]
-        loss.backward()
-        for module in (encoder, pruner):
-            module.zero_grad(set_to_none=True)
-
-    if stock is not None:
-        stock.to(options.device)
-
-    def stock_step(frontend: torch.nn.Module, wave: torch.Tensor) -> None:
-        with options.autocast():
-            lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
-            frontend(wave, lengths)[0].float().square().mean().backward()
-        frontend.zero_grad(set_to_none=True)
-
+    models = contenders(options)
+    configs = {model.name: model.config for model in models}
     rows: list[Row] = []
-    for seconds, batch, wave in settings(options):
-        runs = {
-            "without gates": partial(step, plain, wave, None),
-            "with gates": partial(step, gated, wave, pruner),
-        }
-        if stock is not None:
-            runs["ESPnet's s3prl frontend"] = partial(stock_step, stock, wave)
-        rows += _measure(options, runs, dict.fromkeys(runs, config), seconds, batch)
+    with torch.inference_mode():
+        for seconds, batch, wave in settings(options):
+            runs = {model.name: partial(model.forward, wave) for model in models}
+            measured = measure(options, runs, configs, seconds, batch)
+            times = {row["model"]: row["latencies"] for row in measured}
+            for model, row in zip(models, measured, strict=True):
+                dense = times.get(f"dense{model.variant}")
+                if dense is not None and model.is_compact:
+                    row["against_dense"] = median_ratio(row["latencies"], dense)
+            rows += measured
     return rows
 
 
-def _measure(
+def measure(
     options: Comparison,
     runs: Runs,
     configs: dict[str, EncoderConfig],
     seconds: float,
     batch: int,
+    passes: int = 1,
 ) -> list[Row]:
-    """Rows of one setting; the first run is the reference."""
+    """Time several runs in turn; the first one is the reference.
+
+    Args:
+        options: rounds and device.
+        runs: what is called, by name.
+        configs: our architecture of the model that each runs.
+        seconds: length of the audio.
+        batch: utterances.
+        passes: forward passes that have as many operations as a run; 3 with a backward pass.
+    """
     logging.info("Timing %s models on %s x %g s of audio", len(runs), batch, seconds)
-    with progress_bar(total=options.repeats + 1, desc=f"{batch} x {seconds:g} s") as bar:
+    warm_up = WARM_UP[options.device]
+    with progress_bar(total=options.repeats + warm_up, desc=f"{batch} x {seconds:g} s") as bar:
         times = alternate(
-            runs, options.repeats, device=options.device, after_round=lambda: bar.update()
+            runs, options.repeats, warm_up, options.device, after_round=lambda: bar.update()
         )
     reference = next(iter(runs))
-    samples = round(seconds * SAMPLE_RATE)
-    dense_macs = macs_and_params(configs[reference], None, samples)["macs"]
+    dense_macs = macs_and_params(configs[reference], None, round(seconds * SAMPLE_RATE))["macs"]
     rows = []
     for name, run in runs.items():
-        cost = macs_and_params(configs[name], None, samples)
-        latency = statistics.median(times[name])
-        rows.append(
-            {
-                "model": name,
-                "seconds": seconds,
-                "batch": batch,
-                "latency": latency,
-                "latencies": times[name],
-                "real_time_factor": latency / (seconds * batch),
-                # A runtime that keeps its memory between runs shows none.
-                "peak_memory": peak_memory(run, options.device) or None,
-                "speed_up": median_ratio(times[name], times[reference]),
-                "macs": cost["macs"],
-                "mac_reduction": dense_macs / cost["macs"],
-                "params": cost["params"],
-            }
-        )
+        row = figures(options, name, configs[name], times[name], seconds, batch, passes)
+        # A runtime that keeps its memory between runs shows none.
+        row["peak_memory"] = peak_memory(run, options.device) or None
+        row["reserved_memory"] = reserved_memory(run, options.device) or None
+        row["speed_up"] = median_ratio(times[name], times[reference])
+        row["mac_reduction"] = dense_macs / row["macs"]
+        rows.append(row)
     return rows
+
+
+def figures(
+    options: Comparison,
+    name: str,
+    config: EncoderConfig,
+    times: list[float],
+    seconds: float,
+    batch: int,
+    passes: int,
+) -> Row:
+    """What follows from the times of a model alone; see :func:`measure`."""
+    cost = macs_and_params(config, None, round(seconds * SAMPLE_RATE))
+    latency = statistics.median(times)
+    return {
+        "model": name,
+        "seconds": seconds,
+        "batch": batch,
+        "latency": latency,
+        "latencies": times,
+        "real_time_factor": latency / (seconds * batch),
+        "macs": cost["macs"],
+        "params": cost["params"],
+        "share_of_peak": 2 * passes * batch * cost["macs"] / latency / options.rate,
+    }

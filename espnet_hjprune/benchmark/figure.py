@@ -36,7 +36,7 @@ def plot_speed(result: Mapping[str, Any], path: str | Path) -> Path:
             axes.plot(x, y, mark, color=colour, ms=7, mec="white", mew=1.2, label=label)
         # Names once, at the first setting's points; those of other packages would overlap.
         for row in rows:
-            named = row["mac_reduction"] > 1.01 or row["model"] == "dense"
+            named = row["mac_reduction"] > 1.01 or row["model"].split(",")[0] == "dense"
             if named and (row["batch"], row["seconds"]) == settings[0]:
                 axes.annotate(
                     row["model"],

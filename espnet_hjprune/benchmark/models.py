@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from espnet_hjprune.benchmark.modes import MODES, compiled
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.inference.cuda_graph import CudaGraphs
 from espnet_hjprune.inference.export import SUFFIXES, FeatureModel, export
 from espnet_hjprune.inference.runtime import load_exported
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.model.upstream_options import UpstreamOptions
-from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.pruning.slicing import compact_encoder
 from espnet_hjprune.upstream.families import family_of
+from espnet_hjprune.upstream.huggingface_form import hugging_face_options
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
-PEERS = ("s3prl", "huggingface", "torchaudio")
 # Runtimes of our models beside torch's own: format, quantisation and name of the export.
 RUNTIMES: dict[str, tuple[str, str | None, str]] = {
     "onnx": ("onnx", None, "ONNX Runtime"),
@@ -32,6 +35,8 @@ RUNTIMES: dict[str, tuple[str, str | None, str]] = {
     "torchscript": ("torchscript", None, "TorchScript"),
     "torchscript_bf16": ("torchscript", "bf16", "TorchScript bf16"),
 }
+# A model of another package, and its last states of samples in the type of its weights.
+Peer = tuple[nn.Module, Callable[[torch.Tensor], Any]]
 # How unequal gates are: between the layers and within them.
 LAYER_SPREAD, UNIT_SPREAD = 1.0, 1.0
 
@@ -42,15 +47,22 @@ class Contender:
 
     Attributes:
         name: what it is called in tables and figures.
-        forward: encodes ``(batch, samples)``, all utterances of full length.
+        forward: encodes ``(batch, samples)`` in float32, all utterances of full length.
         module: holds its weights.
         config: our architecture, for MACs and parameters.
+        variant: what the way in which it runs adds to its name.
     """
 
     name: str
     forward: Callable[[torch.Tensor], Any]
     module: nn.Module
     config: EncoderConfig
+    variant: str = ""
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether it is one of ours, and not the dense one."""
+        return isinstance(self.module, SpeechEncoder) and self.name != f"dense{self.variant}"
 
 
 def own_model(name: str, encoder: SpeechEncoder) -> Contender:
@@ -61,6 +73,26 @@ def own_model(name: str, encoder: SpeechEncoder) -> Contender:
         return encoder(wave, lengths)[0][-1]
 
     return Contender(name, forward, encoder.eval(), encoder.config)
+
+
+def in_mode(
+    model: Contender, mode: str, autocast: Callable[[], AbstractContextManager[Any]]
+) -> Contender:
+    """A model as it is run: eager, as CUDA graphs or compiled, each call in mixed precision.
+
+    Args:
+        model: runs eagerly and without mixed precision.
+        mode: one of :data:`MODES`.
+        autocast: makes what every call is within.
+    """
+    forward = compiled(model.forward) if mode == "compile" else model.forward
+
+    def mixed(wave: torch.Tensor) -> Any:
+        with autocast():
+            return forward(wave)
+
+    run = CudaGraphs(mixed) if mode == "graph" else mixed
+    return replace(model, name=model.name + MODES[mode], forward=run, variant=MODES[mode])
 
 
 def pruned_encoder(
@@ -95,44 +127,73 @@ def exported_model(model: Contender, runtime: str) -> Contender:
     def forward(wave: torch.Tensor) -> torch.Tensor:
         return run(wave, torch.full((len(wave),), wave.shape[1]))[0]
 
-    return Contender(f"{model.name}, {name}", forward, model.module, model.config)
+    return Contender(f"{model.name}, {name}", forward, model.module, model.config, f", {name}")
 
 
 def peer_model(peer: str, upstream: str, config: EncoderConfig) -> Contender:
-    """The dense model as another package runs it.
+    """The dense model as another package runs it, which must be importable.
 
     Raises:
-        HJPruneError: the package or the architecture in it is missing.
+        HJPruneError: the package does not have the architecture.
     """
-    try:
-        return {"s3prl": _s3prl, "huggingface": _hugging_face, "torchaudio": _torchaudio}[peer](
-            upstream, config
-        )
-    except ImportError as error:
-        raise HJPruneError(
-            f"{peer} takes part in the comparison only where it is installed ({error}); install "
-            "it or leave it out of --peers"
-        ) from error
+    build = {"s3prl": _s3prl, "huggingface": _hugging_face, "torchaudio": _torchaudio}[peer]
+    model, forward = build(upstream, config)
+    model.eval()
+
+    def in_own_type(wave: torch.Tensor) -> Any:
+        return forward(wave.to(next(model.parameters()).dtype))
+
+    return Contender(peer, in_own_type, model, config)
 
 
-def _s3prl(upstream: str, config: EncoderConfig) -> Contender:
+def _s3prl(upstream: str, config: EncoderConfig) -> Peer:
     form = family_of(upstream).s3prl
     with tempfile.TemporaryDirectory() as directory:
         checkpoint = Path(directory) / "upstream.pt"
         save_random_checkpoint(config, form.key, checkpoint)
-        expert = form.expert(f"{form.key}_local", str(checkpoint)).eval()
-    return Contender("s3prl", lambda wave: expert(list(wave))["hidden_states"][-1], expert, config)
+        expert = form.expert(f"{form.key}_local", str(checkpoint))
+    return expert, lambda wave: expert(list(wave))["hidden_states"][-1]
 
 
-def _hugging_face(upstream: str, config: EncoderConfig) -> Contender:
+def _hugging_face(upstream: str, config: EncoderConfig) -> Peer:
+    model = hugging_face_model(upstream, config)
+    return model, lambda wave: model(wave).last_hidden_state
+
+
+def hugging_face_model(
+    upstream: str, config: EncoderConfig, dropout: DropoutConfig | None = None
+) -> nn.Module:
+    """The model of transformers with random weights, without masking and dropped layers.
+
+    Args:
+        upstream: a named architecture.
+        config: of it.
+        dropout: while training; ``None`` for the defaults, as in :class:`SpeechEncoder`.
+
+    Raises:
+        HJPruneError: the architecture has no such model.
+    """
+    import transformers
+
     form = family_of(upstream).hugging_face
     if form is None:
         raise HJPruneError(f"transformers is not compared on {upstream}; leave it out of --peers")
-    model = form.random_model(config)[0].eval()
-    return Contender("huggingface", lambda wave: model(wave).last_hidden_state, model, config)
+    dropout = dropout or DropoutConfig()
+    options = hugging_face_options(config) | form.options(config)
+    options |= {
+        "feat_proj_dropout": dropout.input,
+        "hidden_dropout": dropout.hidden,
+        "attention_dropout": dropout.attention,
+        "activation_dropout": dropout.activation,
+        "apply_spec_augment": False,
+        "mask_time_prob": 0.0,
+    }
+    theirs = transformers.AutoConfig.for_model(form.kind, **options)
+    model: nn.Module = getattr(transformers, form.model_class)(theirs)
+    return model
 
 
-def _torchaudio(upstream: str, config: EncoderConfig) -> Contender:
+def _torchaudio(upstream: str, config: EncoderConfig) -> Peer:
     import torchaudio
 
     plain = config.relative is None and config.projection_norm and config.positional.weight_norm
@@ -155,5 +216,5 @@ def _torchaudio(upstream: str, config: EncoderConfig) -> Contender:
         encoder_layer_norm_first=config.norm_first,
         encoder_layer_drop=0.0,
         aux_num_out=None,
-    ).eval()
-    return Contender("torchaudio", lambda wave: model(wave)[0], model, config)
+    )
+    return model, lambda wave: model(wave)[0]

@@ -2,14 +2,17 @@
 
 Models have random weights, which does not change their speed, unless --model_dir names compact
 ones. Every round runs every model once, so that whatever else the machine does hits them all;
-figures are medians over the rounds.
+figures are medians over the rounds. Packages that cannot be imported are left out with a warning.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -51,6 +54,12 @@ def get_parser() -> argparse.ArgumentParser:
         default=[],
         help="run our models also exported: onnx, onnx_int8, torchscript, torchscript_bf16 (CPU)",
     )
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        default=["eager"],
+        help="run our models and Hugging Face's in these: eager, graph (CUDA graphs), compile",
+    )
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], help="audio lengths")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes")
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds")
@@ -58,10 +67,18 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="autocast type")
     parser.add_argument(
+        "--half_weights", action="store_true", help="keep weights in --dtype instead of autocast"
+    )
+    parser.add_argument(
         "--training",
         action="store_true",
-        help="time training steps instead: ours without and with gates, and with s3prl among "
-        "--peers those of ESPnet's own frontend",
+        help="time training steps instead: ours without and with gates, and with s3prl or "
+        "huggingface among --peers those of ESPnet's own frontend or of Hugging Face's model",
+    )
+    parser.add_argument(
+        "--recipe",
+        action="store_true",
+        help="with --training: time it also through ESPnet, as stages 3 and 4 of the recipes do",
     )
     parser.add_argument("--json", metavar="FILE", help="write all figures; - for standard output")
     parser.add_argument("--image", metavar="FILE", help="draw speed-up against MAC reduction")
@@ -76,14 +93,31 @@ def check(args: argparse.Namespace) -> None:
     """
     import torch
 
-    from espnet_hjprune.benchmark.models import PEERS, RUNTIMES
+    from espnet_hjprune.benchmark.models import RUNTIMES
+    from espnet_hjprune.benchmark.modes import MODES
+    from espnet_hjprune.benchmark.peers import PEERS
 
-    for name, known in (("peers", PEERS), ("runtimes", RUNTIMES)):
+    for name, known in (("peers", PEERS), ("runtimes", RUNTIMES), ("modes", MODES)):
         unknown = sorted(set(getattr(args, name)) - set(known))
         if unknown:
             raise HJPruneError(f"--{name} has no {', '.join(unknown)}; it takes {', '.join(known)}")
     if args.runtimes and (args.device != "cpu" or args.dtype != "float32" or args.training):
         raise HJPruneError("--runtimes go with --device cpu and --dtype float32, not --training")
+    if "graph" in args.modes and (args.device != "cuda" or args.training):
+        raise HJPruneError("--modes graph goes with --device cuda, not --training; leave it out")
+    if args.half_weights and (args.dtype == "float32" or args.training):
+        raise HJPruneError(
+            "--half_weights goes with --dtype bfloat16 or float16, not --training; leave it out"
+        )
+    if args.training and "torchaudio" in args.peers:
+        raise HJPruneError("--training is not compared on torchaudio; leave it out of --peers")
+    if args.recipe:
+        # ESPnet's mixed precision is bfloat16, and none on the CPU.
+        dtypes = ("float32",) if args.device == "cpu" else ("float32", "bfloat16")
+        if not args.training or args.dtype not in dtypes:
+            raise HJPruneError(
+                f"--recipe goes with --training and --dtype {' or '.join(dtypes)}; correct them"
+            )
     for target in args.targets:
         if not 0 < target < 1:
             raise HJPruneError(f"--targets has {target:g}; give shares between 0 and 1")
@@ -101,8 +135,8 @@ def check(args: argparse.Namespace) -> None:
         raise HJPruneError("--device cuda needs a GPU that torch can use; there is none")
 
 
-def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
-    """What the figures were measured on."""
+def describe_machine(args: argparse.Namespace, rate: float) -> dict[str, Any]:
+    """What the figures were measured on; ``rate`` is that of a large matrix product."""
     import torch
 
     cpu = platform.processor() or platform.machine()
@@ -112,30 +146,37 @@ def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
         cpu = models[0].partition(":")[2].strip() if models else cpu
     return {
         "device": torch.cuda.get_device_name() if args.device == "cuda" else cpu,
+        "driver": driver_version() if args.device == "cuda" else None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "dtype": args.dtype,
+        "half_weights": args.half_weights,
+        "product_rate": rate,
     }
 
 
-def make_stock_frontend(args: argparse.Namespace) -> Any:
-    """ESPnet's own frontend with the upstream that is compared.
+def driver_version() -> str | None:
+    """The version of the GPU's driver, where nvidia-smi tells it."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+    return found[0] if found else None
 
-    Raises:
-        HJPruneError: ESPnet or s3prl is missing.
-    """
+
+def stock_frontend(args: argparse.Namespace) -> Any:
+    """ESPnet's own frontend with the upstream that is compared; ``None`` where it is left out."""
+    from espnet_hjprune.benchmark.peers import can_import
     from espnet_hjprune.upstream import architecture
     from espnet_hjprune.upstream.families import family_of
 
-    try:
-        from espnet_hjprune.espnet.benchmark_peer import stock_frontend
-    except ImportError as error:
-        raise HJPruneError(
-            f"ESPnet's s3prl frontend takes part only where it is installed ({error}); leave s3prl "
-            "out of --peers"
-        ) from error
-    form = family_of(args.upstream).s3prl.key
-    return stock_frontend(form, architecture(args.upstream))
+    name = "espnet_hjprune.espnet.benchmark_peer"
+    config = architecture(args.upstream)
+    if not can_import("ESPnet's s3prl frontend", lambda: importlib.import_module(name)):
+        return None
+    make = importlib.import_module(name).stock_frontend
+    return make(family_of(args.upstream).s3prl.key, config)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -144,33 +185,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     check(args)
     import torch
 
-    from espnet_hjprune.benchmark.compare import Comparison, compare_inference, compare_training
+    from espnet_hjprune.benchmark.compare import Comparison, compare_inference
     from espnet_hjprune.benchmark.table import as_table
+    from espnet_hjprune.benchmark.timing import product_rate
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    rate = product_rate(args.device, getattr(torch, args.dtype))
     options = Comparison(
         upstream=args.upstream,
         targets=args.targets,
         round_to=args.round_to,
         model_dirs=args.model_dir,
         peers=args.peers,
+        modes=args.modes,
         runtimes=args.runtimes,
         seconds=args.seconds,
         batches=args.batch,
         repeats=args.repeats,
         device=args.device,
         dtype=args.dtype,
+        half_weights=args.half_weights,
+        rate=rate,
     )
     # Other packages print what they load.
     with redirect_stdout(sys.stderr):
         if args.training:
+            from espnet_hjprune.benchmark.training_step import compare_training
+
             rows = compare_training(
-                options, make_stock_frontend(args) if "s3prl" in args.peers else None
+                options, stock_frontend(args) if "s3prl" in args.peers else None
             )
         else:
             rows = compare_inference(options)
-        result = {"machine": describe_machine(args), "rows": rows}
+        if args.recipe:
+            from espnet_hjprune.benchmark.recipe_step import add_recipe_rows
+
+            rows = add_recipe_rows(options, rows)
+        result = {"machine": describe_machine(args, rate), "rows": rows}
     if args.json == "-":
         print(json.dumps(result, indent=2))
     else:

@@ -15,6 +15,7 @@ COMMANDS = {
     "decode": "decode a test set in batches",
     "export": "export a model to ONNX, torch.export or TorchScript",
     "bench": "time encoders side by side",
+    "gpu_figures": "measure speed and memory on a GPU, all on one page",
     "sweep": "prune by several methods to several targets, and compare",
 }
 

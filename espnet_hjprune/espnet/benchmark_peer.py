@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from torch import nn
 
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
+
+# The frontend imports it only when it is made.
+importlib.import_module("s3prl.nn")
 
 
 def stock_frontend(form: str, config: EncoderConfig) -> nn.Module:
