@@ -21,6 +21,7 @@ from espnet_hjprune.inference.config import DecodeConfig
 from espnet_hjprune.inference.cuda_graph import CudaGraphs
 from espnet_hjprune.inference.greedy import Hypothesis, greedy_search
 from espnet_hjprune.inference.model import FIRST_LABEL, Recogniser
+from espnet_hjprune.precision import inference_dtype
 from espnet_hjprune.scoring.decoding_time import DecodingTime, write_timing
 
 # Threads that read ahead for a GPU. One reads some 3000 s of FLAC in a second (16 kHz, a core of an
@@ -238,13 +239,8 @@ class Decoder:
 
 def choose_dtype(option: str, device: torch.device) -> torch.dtype:
     """The type that weights get; ``option`` is one of :data:`.config.DTYPES`."""
-    if option != "auto":
-        found: torch.dtype = getattr(torch, option)
-        return found
-    if device.type == "cpu":
-        return torch.float32
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native else torch.float16
+    found: torch.dtype = inference_dtype(device) if option == "auto" else getattr(torch, option)
+    return found
 
 
 def _copy_to_host(x: torch.Tensor) -> torch.Tensor:
