@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from espnet_hjprune.errors import HJPruneError
 
 T = TypeVar("T")
+# The annotation of options that are a number or chosen where the program runs.
+INT_OR_AUTO = "int | Literal['auto']"
 
 
 def build_dataclass(cls: type[T], values: Mapping[str, Any] | None, option: str) -> T:
@@ -32,6 +34,11 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any] | None, option: str)
         # Annotations are texts where a module has postponed them, as all of ours have.
         if kind == "int" or kind == "float":
             values[name] = read_number(value, kind, f"{option}.{name}")
+        elif kind == INT_OR_AUTO and value != "auto":
+            try:
+                values[name] = read_number(value, "int", f"{option}.{name}")
+            except HJPruneError as error:
+                raise HJPruneError(f"{error}; give one, or auto") from None
     return cls(**values)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from models import attached, random_encoder, small_config
 
+from espnet_hjprune.alternation import alternate
 from espnet_hjprune.benchmark import timing
 from espnet_hjprune.benchmark.compare import Comparison, contenders
 from espnet_hjprune.benchmark.models import (
@@ -28,7 +29,6 @@ from espnet_hjprune.benchmark.models import (
 from espnet_hjprune.benchmark.modes import compiled, never_waits, runs_at_all
 from espnet_hjprune.benchmark.peers import can_import
 from espnet_hjprune.benchmark.timing import (
-    alternate,
     median_ratio,
     peak_memory,
     product_rate,

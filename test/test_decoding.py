@@ -1,7 +1,10 @@
 """Batched decoding against ESPnet's model and search, and against all paths counted out."""
 
 import itertools
+import json
 import math
+import threading
+import time
 
 import kaldiio
 import numpy as np
@@ -17,9 +20,12 @@ from models import padded_batch, small_config
 from espnet_hjprune.bin import decode as decode_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.losses import find_upstreams
+from espnet_hjprune.inference.audio import ReadAhead
+from espnet_hjprune.inference.batches import WASTE, Batch, make_batches, make_padded_batches
 from espnet_hjprune.inference.beam import BeamSearch
 from espnet_hjprune.inference.config import DecodeConfig
-from espnet_hjprune.inference.decode import make_batches
+from espnet_hjprune.inference.cuda_graph import CudaGraphs, _Captured
+from espnet_hjprune.inference.decode import Decoder
 from espnet_hjprune.inference.greedy import greedy_search
 from espnet_hjprune.inference.model import FIRST_LABEL, load_recogniser
 
@@ -295,7 +301,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
     seconds=st.floats(0.1, 60),
 )
 def test_batches_hold_every_utterance_and_keep_their_limit(counts, seconds):
-    batches = make_batches(counts, seconds)
+    batches = [batch.names for batch in make_batches(counts, seconds)]
     assert sorted(itertools.chain(*batches)) == sorted(counts)
     lengths = [counts[name] for batch in batches for name in batch]
     assert lengths == sorted(lengths, reverse=True)
@@ -303,11 +309,62 @@ def test_batches_hold_every_utterance_and_keep_their_limit(counts, seconds):
         assert len(batch) == 1 or len(batch) * counts[batch[0]] <= seconds * 16000
 
 
-def write_audio(directory, kind):
+@given(
+    counts=st.dictionaries(
+        st.text("abcdef", min_size=1), st.integers(0, 600_000), min_size=1, max_size=200
+    ),
+    seconds=st.floats(0.1, 160),
+    near=st.booleans(),
+)
+def test_padded_batches_have_few_shapes_and_little_padding(counts, seconds, near):
+    if near:
+        # Of similar length, as the utterances of a corpus are.
+        counts = {name: 20_000 + count // 20 for name, count in counts.items()}
+    config = small_config()
+    batches = make_padded_batches(counts, seconds, config)
+    lengths = [counts[name] for batch in batches for name in batch.names]
+    assert lengths == sorted(lengths, reverse=True)
+    assert sorted(name for batch in batches for name in batch.names) == sorted(counts)
+    recurring: dict[tuple[int, int], int] = {}
+    for batch in batches:
+        longest = counts[batch.names[0]]
+        rows, samples = batch.shape or (len(batch.names), longest)
+        audio = sum(counts[name] for name in batch.names)
+        assert rows >= len(batch.names) and samples >= longest
+        assert rows * samples <= (1 + WASTE) * audio or rows == 1
+        assert rows * samples <= seconds * 16000 or rows == 1
+        if batch.shape is not None:
+            recurring[batch.shape] = recurring.get(batch.shape, 0) + 1
+            frames = config.conv_lengths(samples)[-1]
+            assert frames % 8 == 0 and config.conv_lengths(samples - 1)[-1] < frames
+    assert all(times > 1 for times in recurring.values())
+    # A length has one number of rows, and there are few lengths.
+    assert len({samples for _, samples in recurring}) == len(recurring) <= 50
+
+
+def test_batches_of_a_corpus_recur():
+    """Lengths as LibriSpeech's test sets have: nearly all is decoded in shapes that recur."""
+    generator = np.random.default_rng(0)
+    seconds = np.clip(generator.gamma(1.6, 4.6, 2620), 1.3, 35)
+    counts = {f"u{i}": int(16000 * s) for i, s in enumerate(seconds)}
+    batches = make_padded_batches(counts, 160, small_config())
+    fixed = [batch for batch in batches if batch.shape is not None]
+    assert len(fixed) > 0.8 * len(batches)
+    assert len({batch.shape for batch in fixed}) < 0.4 * len(fixed)
+    audio = sum(counts[name] for batch in fixed for name in batch.names)
+    assert sum(math.prod(batch.shape) for batch in fixed) < 1.1 * audio
+
+
+def spread(count, low=9600, high=10300):
+    """Lengths of similar utterances in samples."""
+    return [int(size) for size in np.linspace(high, low, count)]
+
+
+def write_audio(directory, kind, sizes=tuple(LONG)):
     """Utterances in files or in an archive; returns their table."""
-    waves, _ = padded_batch(LONG)
+    waves, _ = padded_batch(list(sizes))
     location = {}
-    for row, size in enumerate(LONG):
+    for row, size in enumerate(sizes):
         samples = (waves[row, :size].numpy() * 20000).astype(np.int16)
         if kind == "sound":
             location[f"u{row}"] = str(directory / f"u{row}.wav")
@@ -363,7 +420,7 @@ def test_the_files_of_the_command_are_those_of_espnet(tmp_path, form, kind):
             assert float(score[7:-1]) == pytest.approx(float(expected[7:-1]), abs=2e-3)
 
 
-def test_options_of_the_command(tmp_path):
+def test_options_of_the_command(tmp_path, caplog):
     save_model(tmp_path, "frontend")
     table = write_audio(tmp_path, "sound")
     base = ["--train_config", f"{tmp_path}/config.yaml", "--model_file", f"{tmp_path}/model.pth"]
@@ -372,7 +429,10 @@ def test_options_of_the_command(tmp_path):
     keys.write_text("u1 x\n")
     config = tmp_path / "decode.yaml"
     config.write_text("search: beam\nbeam_size: 5\nnbest: 2\n")
-    decode_command.main([*base, "--key_file", str(keys), "--config", str(config)])
+    more = ["--dtype", "bfloat16", "--num_workers", "1", "--cuda_graphs", "false"]
+    caplog.set_level("INFO")
+    decode_command.main([*base, "--key_file", str(keys), "--config", str(config), *more])
+    assert "decoding in bfloat16 on cpu" in caplog.messages
     for n in (1, 2):
         text = (tmp_path / f"out/{n}best_recog/text").read_text().splitlines()
         assert [line.split(" ")[0] for line in text] == ["u1"]
@@ -384,9 +444,224 @@ def test_options_of_the_command(tmp_path):
         (["--search", "magic"], "search is magic; it is one of greedy, beam"),
         (["--config", str(tmp_path / "none.yaml")], "none.yaml does not exist"),
         (["--beam_size", "many"], "beam_size is 'many', which is no whole number"),
+        (["--dtype", "half"], "dtype is half; it is one of auto, float32, bfloat16, float16"),
+        (["--cuda_graphs", "maybe"], "cuda_graphs is maybe; it is true or false"),
+        (["--num_workers", "some"], "num_workers is 'some', which is no whole number; give one"),
+        (["--num_workers", "-1"], "num_workers is -1; it is 0 or more, or auto"),
     ):
         with pytest.raises(HJPruneError, match=message):
             decode_command.main([*base, *extra])
     keys.write_text("u9 x\n")
     with pytest.raises(HJPruneError, match="has no utterance u9 of"):
         decode_command.main([*base, "--key_file", str(keys)])
+
+
+def loaded(directory, form):
+    """A recogniser with random weights."""
+    save_model(directory, form)
+    return load_recogniser(directory / "config.yaml", directory / "model.pth")
+
+
+def locations(table):
+    """Names and files of a table."""
+    return dict(line.split() for line in table.read_text().splitlines())
+
+
+@pytest.mark.parametrize("form", ["frontend", "encoder", "layers", "gated", "classifier", "first"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_an_utterance_what_it_gets_alone(tmp_path, form, dtype):
+    model = loaded(tmp_path, form)
+    waves, lengths = padded_batch(SIZES)
+    with torch.inference_mode():
+        exact, _ = model(waves, lengths)
+        model.convert(dtype)
+        log_probs, frames = model(waves, lengths)
+        assert log_probs.dtype == torch.float32
+        for row, size in enumerate(SIZES):
+            (alone,), _ = model(waves[row : row + 1, :size], lengths[row : row + 1])
+            valid = slice(frames[row]) if log_probs.dim() == 3 else slice(None)
+            # The norms of the whole batch would make a difference of more than 2.
+            torch.testing.assert_close(log_probs[row, valid], alone, atol=0.05, rtol=0)
+            torch.testing.assert_close(alone, exact[row, valid], atol=0.3, rtol=0)
+    assert {parameter.dtype for parameter in model.upstream.encoder.parameters()} == {dtype}
+    if form == "gated":
+        assert model.upstream.pruner.gates.log_alpha.dtype == torch.float32
+
+
+@pytest.mark.parametrize("form", ["frontend", "encoder", "layers", "classifier", "first"])
+def test_fixed_shapes_change_no_result(tmp_path, form):
+    sizes = [*spread(15), 3000, 390]
+    table = write_audio(tmp_path, "sound", sizes)
+    options = DecodeConfig(batch_seconds=5.2)
+    ours, plain = (Decoder(loaded(tmp_path, form), options, pads=pads) for pads in (True, False))
+    batches = ours.batches({f"u{row}": size for row, size in enumerate(sizes)})
+    fixed = [batch for batch in batches if batch.shape is not None]
+    # Rows without an utterance, frames that no utterance has, and batches as they are.
+    assert any(len(batch.names) < batch.shape[0] for batch in fixed)
+    assert 2 <= len(fixed) < len(batches)
+    found = {}
+    for name, decoder in (("ours", ours), ("plain", plain)):
+        decoder.decode(locations(table), tmp_path, tmp_path / name)
+        recog = tmp_path / name / "1best_recog"
+        found[name] = {file.name: sorted(file.read_text().splitlines()) for file in recog.iterdir()}
+    for file in ("text", "token", "token_int"):
+        assert found["ours"][file] == found["plain"][file]
+    for one, other in zip(found["ours"]["score"], found["plain"]["score"], strict=True):
+        assert float(one.split("(")[1][:-1]) == pytest.approx(
+            float(other.split("(")[1][:-1]), abs=1e-3
+        )
+    for batch in fixed:
+        audio = ours._read(batch, locations(table), False)
+        assert tuple(audio.wave.shape) == batch.shape
+        with torch.inference_mode():
+            log_probs, frames = ours.model(audio.wave, audio.lengths)
+            for row in range(len(batch.names)):
+                size = audio.lengths[row : row + 1]
+                (alone,), (count,) = ours.model(audio.wave[row : row + 1, : int(size)], size)
+                assert frames[row] == count
+                valid = log_probs[row, :count] if log_probs.dim() == 3 else log_probs[row]
+                torch.testing.assert_close(valid, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_audio_longer_than_its_table_says_is_decoded_whole(tmp_path):
+    table = write_audio(tmp_path, "sound", spread(6))
+    decoder = Decoder(loaded(tmp_path, "frontend"), DecodeConfig(), pads=True)
+    batch = Batch(("u0", "u1", "u2"), (4, 7000))
+    (decoded,) = decoder.run([batch], locations(table))
+    (same,) = decoder.run([Batch(batch.names)], locations(table))
+    assert decoded.hypotheses == same.hypotheses
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_results_come_in_order_and_errors_in_their_turn(workers):
+    begun, reading = [], threading.Semaphore(0)
+
+    def task(number):
+        begun.append(number)
+        if number == 5:
+            raise HJPruneError("number 5")
+        time.sleep(0.01 * (number % 3))
+        reading.release()
+        return number
+
+    tasks = [lambda number=number: task(number) for number in range(40)]
+    found = []
+    with pytest.raises(HJPruneError, match="number 5"), ReadAhead(tasks, workers) as ahead:
+        if workers:
+            reading.acquire(timeout=10)
+        # Without threads nothing is begun before it is asked for.
+        assert bool(begun) == bool(workers)
+        for number in ahead:
+            found.append(number)
+    assert found == [0, 1, 2, 3, 4]
+    assert len(begun) <= 6 + 2 * workers
+    with ReadAhead(tasks[:5], workers) as ahead:
+        assert list(ahead) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_readers_change_no_result_and_their_errors_leave_nothing(tmp_path, workers):
+    table = write_audio(tmp_path, "sound", spread(9))
+    model = loaded(tmp_path, "frontend")
+    options = DecodeConfig(batch_seconds=1, num_workers=workers)
+    Decoder(model, options).decode(locations(table), tmp_path, tmp_path / "out")
+    Decoder(model, DecodeConfig()).decode(locations(table), tmp_path, tmp_path / "whole")
+    text = [(tmp_path / name / "1best_recog/text").read_text() for name in ("out", "whole")]
+    assert text[0] == text[1]
+    assert json.loads((tmp_path / "out/timing.json").read_text())["utterances"] == 9
+    (tmp_path / "utt2num_samples").write_text("".join(f"u{i} 10000\n" for i in range(9)))
+    (tmp_path / "u7.wav").write_bytes(b"no audio")
+    with pytest.raises(HJPruneError, match=r"audio file \S+u7\.wav is unreadable"):
+        Decoder(model, options).decode(locations(table), tmp_path, tmp_path / "broken")
+    assert not (tmp_path / "broken").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_waiting_for_audio_is_not_timed_and_work_is(tmp_path, workers):
+    table = write_audio(tmp_path, "sound", spread(4))
+    decoder = Decoder(loaded(tmp_path, "frontend"), DecodeConfig(num_workers=workers))
+    read, search = decoder._read, decoder._search
+
+    def slow_read(*args):
+        time.sleep(0.3)
+        return read(*args)
+
+    def slow_search(encoded):
+        time.sleep(0.05)
+        return search(encoded)
+
+    decoder._read, decoder._search = slow_read, slow_search
+    begin = time.perf_counter()
+    batches = [Batch((f"u{row}",)) for row in range(4)]
+    times = [decoded.time for decoded in decoder.run(batches, locations(table))]
+    wall = time.perf_counter() - begin
+    assert sum(t.audio for t in times) == pytest.approx(sum(spread(4)) / 16000)
+    # One wait with all of the threads at work is the least.
+    assert 4 * 0.05 < sum(t.compute for t in times) < wall - (0.3 if workers else 4 * 0.3)
+
+
+class Replayed:
+    """What stands for a CUDA graph on the CPU: it reads and writes the same memory."""
+
+    def __init__(self, function, inputs, outputs):
+        self.function, self.inputs, self.outputs = function, inputs, outputs
+
+    def replay(self):
+        for own, new in zip(self.outputs, self.function(*self.inputs), strict=True):
+            own.copy_(new)
+
+
+class GraphsOnCpu(CudaGraphs):
+    """Graphs that are captured without a GPU."""
+
+    captures = 0
+
+    def _capture(self, inputs):
+        self.captures += 1
+        own = [tensor.clone() for tensor in inputs]
+        outputs = self.function(*own)
+        return _Captured(Replayed(self.function, own, outputs), own, outputs)
+
+
+def test_graphs_are_kept_within_their_limits():
+    def double(x, y):
+        return x * 2, y + 1
+
+    graphs = GraphsOnCpu(double, limit=2)
+    for size in (3, 4, 3, 5, 3, 4):
+        x, y = torch.randn(size), torch.arange(size)
+        found = graphs(x, y)
+        assert torch.equal(found[0], 2 * x) and torch.equal(found[1], y + 1)
+    # 3 was used when 5 came, 4 was not.
+    assert graphs.captures == 4
+    # A float and an index of 8 bytes each, as input and as output: 24 bytes an element.
+    graphs = GraphsOnCpu(double, memory=24 * 8)
+    for size in (3, 5, 3, 9, 9, 3):
+        graphs(torch.randn(size), torch.arange(size))
+    assert graphs.captures == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("form", ["frontend", "encoder", "classifier"])
+def test_a_gpu_finds_what_the_cpu_finds(tmp_path, form):
+    table = write_audio(tmp_path, "sound", [*spread(15), 3000, 390])
+    scores = {}
+    for device, dtype, graphs in (
+        ("cpu", "float32", False),
+        ("cuda", "float32", False),
+        ("cuda", "float32", True),
+        ("cuda", "auto", True),
+    ):
+        options = DecodeConfig(batch_seconds=5.2, dtype=dtype, cuda_graphs=graphs)
+        decoder = Decoder(loaded(tmp_path, form), options, device)
+        counts = {f"u{row}": size for row, size in enumerate([*spread(15), 3000, 390])}
+        # Twice: graphs are captured, then replayed.
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            runs = [*decoder.run(decoder.batches(counts), locations(table))]
+            runs += decoder.run(decoder.batches(counts), locations(table))
+        for decoded in runs:
+            for name, (best, *_) in zip(decoded.names, decoded.hypotheses, strict=True):
+                expected = scores.setdefault(name, best.score)
+                limit = 1e-2 if dtype == "float32" else 0.05 * abs(expected) + 1
+                assert best.score == pytest.approx(expected, abs=limit)
+        assert (decoder.graphs is not None) == graphs

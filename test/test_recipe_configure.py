@@ -11,11 +11,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from models import small_config
 
 from espnet_hjprune import plugin
 from espnet_hjprune.bin.recipe import configure
 from espnet_hjprune.data import datadir
 from espnet_hjprune.errors import HJPruneError, UsageError
+from espnet_hjprune.model.alignment import CANDIDATES
 from espnet_hjprune.recipe.training_config import Ramp
 from espnet_hjprune.training import steps
 from espnet_hjprune.training.steps import TrainingSteps
@@ -244,6 +246,30 @@ def test_the_configuration_goes_before_the_usual_teacher(
     written, _ = run(shape_dir, TRAINING | {"frontend_conf": conf}, "--teacher", "usual.pth")
     expected = {"hidden": 2.0, "teacher": configured.get("teacher", "usual.pth")}
     assert written["frontend_conf"]["distillation"] == expected
+
+
+def test_a_measured_alignment_is_a_number_and_stays(shape_dir: Path) -> None:
+    pruning = PRUNING | {"round_to": "auto", "seconds": 0.5}
+    config = pruning_config()
+    architecture = small_config().to_dict()
+    config["frontend_conf"] |= {
+        "frontend_conf": {"architecture": architecture},
+        "pruning": pruning,
+    }
+    options = ("--ramp_epochs", "1", "--seed", "7")
+    written, _ = run(shape_dir, config, *options)
+    assert written["frontend_conf"]["pruning"]["round_to"] in CANDIDATES
+    # A number that nothing measures, as if an earlier run had taken it.
+    written["frontend_conf"]["pruning"]["round_to"] = 3
+    path = shape_dir / "exp/training.yaml"
+    path.write_text(yaml.safe_dump(written))
+    assert run(shape_dir, config, *options)[0] == written
+    # Another training is measured for itself, and numbers that are given count.
+    other = run(shape_dir, config, *options, "--target_sparsity", "0.3")[0]
+    assert other["frontend_conf"]["pruning"]["round_to"] in CANDIDATES
+    path.write_text(yaml.safe_dump(written))
+    pruning["round_to"] = 8
+    assert run(shape_dir, config, *options)[0]["frontend_conf"]["pruning"]["round_to"] == 8
 
 
 @given(

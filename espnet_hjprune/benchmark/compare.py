@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from espnet_hjprune.alternation import Runs, alternate
 from espnet_hjprune.benchmark.models import (
     Contender,
     exported_model,
@@ -21,13 +22,7 @@ from espnet_hjprune.benchmark.models import (
 )
 from espnet_hjprune.benchmark.modes import never_waits, runs_at_all
 from espnet_hjprune.benchmark.peers import can_import, import_peer
-from espnet_hjprune.benchmark.timing import (
-    Runs,
-    alternate,
-    median_ratio,
-    peak_memory,
-    reserved_memory,
-)
+from espnet_hjprune.benchmark.timing import median_ratio, peak_memory, reserved_memory
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.loading import load

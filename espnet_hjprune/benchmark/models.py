@@ -17,13 +17,12 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.inference.cuda_graph import CudaGraphs
 from espnet_hjprune.inference.export import SUFFIXES, FeatureModel, export
 from espnet_hjprune.inference.runtime import load_exported
+from espnet_hjprune.model.alignment import prune_at_random
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.config import PruningConfig
-from espnet_hjprune.pruning.pruner import Pruner
-from espnet_hjprune.pruning.slicing import compact_encoder
 from espnet_hjprune.upstream.families import family_of
 from espnet_hjprune.upstream.huggingface_form import hugging_face_options
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
@@ -37,8 +36,6 @@ RUNTIMES: dict[str, tuple[str, str | None, str]] = {
 }
 # A model of another package, and its last states of samples in the type of its weights.
 Peer = tuple[nn.Module, Callable[[torch.Tensor], Any]]
-# How unequal gates are: between the layers and within them.
-LAYER_SPREAD, UNIT_SPREAD = 1.0, 1.0
 
 
 @dataclass
@@ -99,15 +96,8 @@ def pruned_encoder(
     encoder: SpeechEncoder, target: float, round_to: int = 1, seed: int = 0
 ) -> SpeechEncoder:
     """Remove a share of the MACs by random gates, more from some layers than from others."""
-    options = PruningConfig(target_sparsity=target, ramp_steps=0, round_to=round_to)
-    pruner = Pruner(encoder.config, options).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        log_alpha = pruner.gates.log_alpha
-        log_alpha.copy_(UNIT_SPREAD * torch.randn(log_alpha.shape, generator=generator))
-        for group in pruner.gates.groups:
-            log_alpha[group.slice] += LAYER_SPREAD * torch.randn((), generator=generator)
-    return compact_encoder(encoder, pruner.evaluation_gates())[0]
+    options = PruningConfig(target_sparsity=target, round_to=round_to)
+    return prune_at_random(encoder, options, seed)
 
 
 def exported_model(model: Contender, runtime: str) -> Contender:

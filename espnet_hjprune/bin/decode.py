@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs = decodings(args)
     import torch
 
-    from espnet_hjprune.inference.decode import decode
+    from espnet_hjprune.inference.decode import Decoder
     from espnet_hjprune.inference.model import load_recogniser
 
     if args.ngpu and not torch.cuda.is_available():
@@ -101,10 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for job in jobs:
         if source != job[:2]:
             source = job[:2]
-            model = load_recogniser(*source)
+            decoder = Decoder(load_recogniser(*source), options, device)
         _, _, wav_scp, output, key_file = job
         utterances = selected(wav_scp, key_file)
-        decode(model, utterances, wav_scp.parent, options, output, is_ark, device)
+        decoder.decode(utterances, wav_scp.parent, output, is_ark)
 
 
 if __name__ == "__main__":

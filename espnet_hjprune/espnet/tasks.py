@@ -27,6 +27,7 @@ from espnet_hjprune.espnet.frontend import HJPruneFrontend, use_mixed_precision
 from espnet_hjprune.espnet.losses import add_constraint, find_pruners, find_upstreams
 from espnet_hjprune.espnet.teacher import add_teacher
 from espnet_hjprune.espnet.training_options import check_options
+from espnet_hjprune.model.alignment import measuring_on
 from espnet_hjprune.model.espnet_config import NAME, SCHEDULER, plugin_names, source_options
 from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.pruning.optimizer import attach
@@ -41,8 +42,9 @@ _extended: set[Any] = set()
 def after_build_model(args: argparse.Namespace, model: AbsESPnetModel) -> None:
     """What is done to every model that a task has built, to load it or to train it.
 
-    The constraint joins the loss, and the options get the architecture that was found, so that the
-    configuration which ESPnet saves builds the model again without s3prl and checkpoint.
+    The constraint joins the loss, and the options get the architecture that was found and the
+    alignment that was measured, so that the configuration which ESPnet saves builds the same model
+    again, without s3prl and checkpoint.
 
     Raises:
         HJPruneError: the model has two upstreams with gates.
@@ -61,6 +63,9 @@ def after_build_model(args: argparse.Namespace, model: AbsESPnetModel) -> None:
             same = (found.upstream, found.path_or_url) == (asked.upstream, asked.path_or_url)
             if same and asked.architecture in (None, found.architecture):
                 source["architecture"] = upstream.config.to_dict()
+                pruning = vars(args)[f"{option}_conf"].get("pruning") or {}
+                if pruning.get("round_to") == "auto" and upstream.pruner is not None:
+                    pruning["round_to"] = upstream.pruner.options.alignment
 
 
 def after_build_optimizers(
@@ -130,7 +135,8 @@ def _extend_build_model(task: type) -> None:
 
     @functools.wraps(build.__func__)
     def build_model(cls: type, args: argparse.Namespace) -> Any:
-        with _outermost() as is_outermost:
+        device = "cuda" if getattr(args, "ngpu", 0) else "cpu"
+        with _outermost() as is_outermost, measuring_on(device):
             model = build.__func__(cls, args)
         if is_outermost:
             after_build_model(args, model)

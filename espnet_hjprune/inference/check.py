@@ -11,8 +11,10 @@ import torch
 from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.data.tokens import build_detokenizer
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.inference.audio import count_samples, read_batch
+from espnet_hjprune.inference.batches import make_batches
 from espnet_hjprune.inference.config import DecodeConfig
-from espnet_hjprune.inference.decode import count_samples, make_batches, read_batch, search
+from espnet_hjprune.inference.decode import search
 from espnet_hjprune.inference.export import example
 from espnet_hjprune.inference.model import BatchInvariantModel, Recogniser
 from espnet_hjprune.inference.runtime import Runner
@@ -86,12 +88,12 @@ def word_errors(model: Recogniser, exported: Runner, data_dir: Path) -> WordErro
     runners: tuple[Runner, Runner] = (model, exported)
     with torch.inference_mode(), progress_bar(total=len(wav_scp), unit="utt") as progress:
         for batch in batches:
-            wave, lengths = read_batch([wav_scp[name] for name in batch], is_ark)
+            wave, lengths = read_batch([wav_scp[name] for name in batch.names], is_ark)
             for texts, run in zip(found, runners, strict=True):
                 results = search(model, *run(wave, lengths))
-                for name, (best, *_) in zip(batch, results, strict=True):
+                for name, (best, *_) in zip(batch.names, results, strict=True):
                     texts[name] = detokenize([model.tokens[number] for number in best.tokens])
-            progress.update(len(batch))
+            progress.update(len(batch.names))
     names = sorted(wav_scp)
     reference = [text[name] for name in names]
     before, after = (100 * jiwer.wer(reference, [texts[name] for name in names]) for texts in found)

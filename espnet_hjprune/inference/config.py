@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from espnet_hjprune.errors import HJPruneError
 
 SEARCHES = ("greedy", "beam")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -16,6 +18,13 @@ class DecodeConfig:
     Attributes:
         search: ``greedy`` or ``beam``; classifiers take the most likely label whatever it is.
         batch_seconds: audio in a batch, padding included.
+        dtype: type of weights and activations; ``auto`` is ``float32`` on the CPU, and on a GPU
+            ``bfloat16`` or, where it has none, ``float16``. Log probabilities are in ``float32``.
+        cuda_graphs: on a GPU, pad batches to shapes that recur and run those as CUDA graphs; on
+            the CPU it does nothing.
+        num_workers: threads that read the audio of the next batches; ``auto`` is as many as
+            :data:`.decode.WORKERS` on a GPU. With 0, as on the CPU, audio is read when it is
+            needed.
         nbest: hypotheses to write; for ``beam`` only, like all that follows.
         beam_size: hypotheses that are kept.
         beam_size_token: most likely tokens of a frame that are tried; 0 for all.
@@ -29,6 +38,9 @@ class DecodeConfig:
 
     search: str = "greedy"
     batch_seconds: float = 160.0
+    dtype: str = "auto"
+    cuda_graphs: bool = True
+    num_workers: int | Literal["auto"] = "auto"
     nbest: int = 1
     beam_size: int = 10
     beam_size_token: int = 0
@@ -40,11 +52,21 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         """Check every option."""
-        if self.search not in SEARCHES:
-            raise HJPruneError(f"search is {self.search}; it is one of {', '.join(SEARCHES)}")
+        for name, known in (("search", SEARCHES), ("dtype", DTYPES)):
+            if getattr(self, name) not in known:
+                raise HJPruneError(
+                    f"{name} is {getattr(self, name)}; it is one of {', '.join(known)}"
+                )
+        # The command line has texts.
+        switch = str(self.cuda_graphs).lower()
+        if switch not in ("true", "false"):
+            raise HJPruneError(f"cuda_graphs is {self.cuda_graphs}; it is true or false")
+        self.cuda_graphs = switch == "true"
         for name in ("batch_seconds", "nbest", "beam_size", "beam_threshold"):
             if getattr(self, name) <= 0:
                 raise HJPruneError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.num_workers != "auto" and self.num_workers < 0:
+            raise HJPruneError(f"num_workers is {self.num_workers}; it is 0 or more, or auto")
         if self.beam_size_token < 0:
             raise HJPruneError(f"beam_size_token is {self.beam_size_token}; it is 0 for all tokens")
         if self.search == "greedy" and (self.nbest > 1 or self.ngram or self.lexicon):

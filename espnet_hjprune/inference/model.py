@@ -68,13 +68,20 @@ class Recogniser(BatchInvariantModel):
         """Whether there is one label for an utterance instead of a transcript."""
         return self.pooling is not None
 
+    def convert(self, dtype: torch.dtype) -> Recogniser:
+        """Give all weights a type, but not gates, which say in float32 what is closed."""
+        pruner, self.upstream.pruner = self.upstream.pruner, None
+        self.to(dtype)
+        self.upstream.pruner = pruner
+        return self
+
     def forward(
         self, wave: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log probabilities of a padded batch.
+        """Log probabilities of a padded batch, in float32 whatever type the weights have.
 
         Args:
-            wave: ``(batch, samples)`` at 16 kHz, zero after the end of an utterance.
+            wave: ``(batch, samples)`` in float32 at 16 kHz, zero after the end of an utterance.
             lengths: ``(batch,)`` samples.
 
         Returns:
@@ -86,15 +93,19 @@ class Recogniser(BatchInvariantModel):
             features = self.projection(features)
         if self.pooling is not None:
             features = pool(features, frames, self.pooling)
-        return self.head(features).log_softmax(-1), frames
+        return self.head(features).log_softmax(-1, dtype=torch.float32), frames
 
 
 def pool(features: torch.Tensor, frames: torch.Tensor, pooling: str) -> torch.Tensor:
-    """Reduce ``(batch, time, width)`` to ``(batch, width)`` over the valid frames."""
+    """Reduce ``(batch, time, width)`` to ``(batch, width)`` over the valid frames.
+
+    Sums are in float32, as float16 ends at 65504.
+    """
     positions = torch.arange(features.shape[1], device=features.device)
     inside = (positions < frames.unsqueeze(1)).unsqueeze(-1)
     if pooling == "mean":
-        return features.masked_fill(~inside, 0.0).sum(1) / frames.unsqueeze(1)
+        total = features.masked_fill(~inside, 0.0).sum(1, dtype=torch.float32)
+        return (total / frames.unsqueeze(1)).to(features.dtype)
     if pooling == "max":
         return features.masked_fill(~inside, float("-inf")).amax(1)
     return features[:, 0]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.model.alignment import aligned
 from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
@@ -83,13 +84,17 @@ class SpeechUpstream(nn.Module):
     def add_gates(self, options: PruningConfig) -> Pruner:
         """Put gates on the units of the encoder, all of them open.
 
+        With ``round_to: auto`` alignments are measured first, where the encoder is; the options of
+        the pruner have the number.
+
         Raises:
             HJPruneError: there are gates already, or the target cannot be met.
         """
         if self.pruner is not None:
             raise HJPruneError("the upstream has gates already; compact it before it gets new ones")
-        self.pruner = Pruner(self.config, options)
-        self.pruner.to(self.encoder.mask_embedding.device)
+        device = self.encoder.mask_embedding.device
+        self.pruner = Pruner(self.config, aligned(options, self.config, device))
+        self.pruner.to(device)
         logging.info("Gates on %s units", self.pruner.gates.log_alpha.numel())
         return self.pruner
 

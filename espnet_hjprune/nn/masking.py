@@ -24,8 +24,8 @@ def sample_spans(
         min_spans: fewest spans of a row.
 
     Returns:
-        Boolean mask ``(rows, size)`` on the device of ``lengths``, without a wait for it; true where
-        a position is masked.
+        Boolean mask ``(rows, size)``, true where a position is masked. It is made on the device of
+        ``lengths`` without a wait for it.
     """
     width = lengths.clamp(max=span)
     starts = lengths - width + 1

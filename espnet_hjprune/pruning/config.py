@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
@@ -41,7 +41,7 @@ class PruningConfig:
         stretch: its interval before clamping to [0, 1].
         seconds: virtual audio length for which MACs are counted.
         round_to: conv channels, FFN units and hidden size of the compact model are multiples of
-            this.
+            this; ``auto`` is measured on the device at hand where an upstream gets its gates.
     """
 
     units: list[str] = field(default_factory=lambda: list(UNITS))
@@ -58,7 +58,7 @@ class PruningConfig:
     beta: float = 2 / 3
     stretch: tuple[float, float] = (-0.1, 1.1)
     seconds: float = 10.0
-    round_to: int = 1
+    round_to: int | Literal["auto"] = 1
 
     def __post_init__(self) -> None:
         """Check every option."""
@@ -91,9 +91,13 @@ class PruningConfig:
             raise HJPruneError(
                 "pruning.stretch must reach below 0 and above 1, as [-0.1, 1.1] does"
             )
-        for name in ("beta", "seconds", "round_to"):
+        for name in ("beta", "seconds"):
             if getattr(self, name) <= 0:
                 raise HJPruneError(f"pruning.{name} is {getattr(self, name)}; it must be positive")
+        if self.round_to != "auto" and not (isinstance(self.round_to, int) and self.round_to > 0):
+            raise HJPruneError(
+                f"pruning.round_to is {self.round_to!r}; it must be a positive number or auto"
+            )
 
     def _check_targets(self) -> None:
         if not isinstance(self.earlier_targets, list):
@@ -148,6 +152,20 @@ class PruningConfig:
 
     def _by_constraint(self, target: TargetLike, option: str) -> dict[str, float]:
         return Target.parse(target, f"pruning.{option}", self.criterion).by_name()
+
+    @property
+    def alignment(self) -> int:
+        """``round_to`` as a number.
+
+        Raises:
+            HJPruneError: it is ``auto`` and was not measured.
+        """
+        if self.round_to == "auto":
+            raise HJPruneError(
+                "pruning.round_to is auto, which only an upstream's add_gates measures; give a "
+                "number such as 32"
+            )
+        return self.round_to
 
     @property
     def samples(self) -> int:

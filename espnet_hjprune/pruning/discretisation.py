@@ -70,7 +70,7 @@ class Discretiser:
         return counts
 
     def _step(self, group: GateGroup) -> int:
-        return self.options.round_to if group.unit != "head" else 1
+        return self.options.alignment if group.unit != "head" else 1
 
     def _round(self, group: GateGroup, shift: float) -> int:
         """Units to keep when all log-odds rise by ``shift``."""

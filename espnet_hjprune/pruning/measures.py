@@ -82,7 +82,7 @@ def measures(config: EncoderConfig, options: PruningConfig) -> list[Measure]:
 
 def smallest_counts(config: EncoderConfig, options: PruningConfig) -> UnitCounts:
     """Counts with every gated unit removed that the encoder, and alignment, can do without."""
-    units, step = options.units, options.round_to
+    units, step = options.units, options.alignment
     counts = config_counts(config)
     if "conv" in units:
         counts.conv = [min(step, channels) for channels in counts.conv]

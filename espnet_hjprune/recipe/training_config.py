@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.espnet_config import (
     SCHEDULER,
+    plugin_names,
     plugin_option,
     plugin_options,
     source_options,
+    upstream_options,
 )
 from espnet_hjprune.training.steps import TrainingSteps
 
@@ -129,4 +134,46 @@ def with_steps(
     if pruning.get("earlier_targets"):
         pruning["hold_steps"] = ramp.hold_epochs * steps.steps_per_epoch
         pruning["rise_steps"] = ramp.rise_epochs * steps.steps_per_epoch
+    return new
+
+
+def with_alignment(
+    config: Mapping[str, Any], name: str | Path, previous: Path, device: str
+) -> dict[str, Any]:
+    """The configuration with a number where a pruning has ``round_to: auto``.
+
+    The number that stands in the previous configuration is kept where all else is equal, so that
+    what a killed training has begun goes on; otherwise it is measured.
+
+    Args:
+        config: of a training; it is complete but for this.
+        name: what errors call it.
+        previous: file that an earlier run may have written.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        HJPruneError: the upstream cannot be read, the target cannot be met, or the device is not
+            there.
+    """
+    new = copy.deepcopy(dict(config))
+    options = upstream_options(new, name)
+    if options.pruning is None or options.pruning.round_to != "auto":
+        return new
+    pruning = plugin_options(new, name)["pruning"]
+    if previous.is_file():
+        before = read_config(previous)
+        if plugin_names(before):
+            known = (plugin_options(before, previous).get("pruning") or {}).get("round_to")
+            pruning["round_to"] = known
+            if isinstance(known, int) and before == yaml.safe_load(yaml.safe_dump(new)):
+                return new
+    # Imported here: most configurations need no torch, which takes a second to import.
+    import torch
+
+    from espnet_hjprune.model.alignment import aligned
+    from espnet_hjprune.model.upstream import SpeechUpstream
+
+    upstream = SpeechUpstream(replace(options, pruning=None, distillation=None))
+    measured = aligned(options.pruning, upstream.config, torch.device(device))
+    pruning["round_to"] = measured.alignment
     return new

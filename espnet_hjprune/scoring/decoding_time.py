@@ -20,7 +20,11 @@ _LENGTH = re.compile(r"speech length: (\d+)")
 
 @dataclass(frozen=True)
 class DecodingTime:
-    """Seconds of computation and of audio, for the utterances that a decoding finished."""
+    """Seconds of computation and of audio, for the utterances that a decoding finished.
+
+    Computation is the wall time in which encoder or search were at work, on one utterance or batch
+    at least; where both are, it counts once. Reading audio is no part of it.
+    """
 
     utterances: int = 0
     compute: float = 0.0

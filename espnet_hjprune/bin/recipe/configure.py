@@ -16,11 +16,11 @@ from espnet_hjprune.config_file import read_config
 from espnet_hjprune.data.tokens import TOKEN_TYPES
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.batches import count_batches
-from espnet_hjprune.model.espnet_config import upstream_options
 from espnet_hjprune.recipe.method import Method
 from espnet_hjprune.recipe.training_config import (
     Ramp,
     Source,
+    with_alignment,
     with_distillation,
     with_source,
     with_steps,
@@ -93,9 +93,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     batches = count_batches(options, shape_files, max(args.ngpu, 1) * args.num_nodes)
     steps = count_steps(options, batches)
     config = with_steps(config, args.config, steps, ramp)
-    upstream_options(config, args.config)
+    output = args.output_dir / "training.yaml"
+    device = "cuda" if args.ngpu > 0 else "cpu"
+    config = with_alignment(config, args.config, output, device)
     write_text(
-        args.output_dir / "training.yaml",
+        output,
         yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
     )
     write_text(args.output_dir / "steps.json", json.dumps(asdict(steps)) + "\n")
