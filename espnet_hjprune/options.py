@@ -42,6 +42,17 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any] | None, option: str)
     return cls(**values)
 
 
+def read_flag(value: Any, option: str) -> bool:
+    """Read true or false.
+
+    Raises:
+        HJPruneError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise HJPruneError(f"{option} is {value!r}, which is neither true nor false")
+    return value
+
+
 def read_number(value: Any, kind: str, option: str) -> Any:
     """Read a number; YAML takes ``2e-2``, which lacks the dot, for a text.
 

@@ -165,7 +165,7 @@ def test_every_recipes_own_options_pass(
         ),
         *(
             ({name: value}, f"--{name} is true or false, not '{value}'")
-            for name in ("mini", "distill", "gpu_inference")
+            for name in ("mini", "distill", "compile", "gpu_inference")
             for value in ("", "True", "1")
         ),
         *(

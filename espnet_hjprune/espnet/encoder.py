@@ -35,6 +35,7 @@ class HJPruneEncoder(AbsEncoder):
         masking: dict[str, float] | None = None,
         pruning: dict[str, Any] | None = None,
         distillation: dict[str, Any] | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if input_size != 1:
@@ -51,6 +52,7 @@ class HJPruneEncoder(AbsEncoder):
             masking=masking,
             pruning=pruning,
             distillation=distillation,
+            compile=compile,
         )
         self.core = SpeechUpstream(options)
 

@@ -38,6 +38,7 @@ class HJPruneFrontend(AbsFrontend):
         masking: dict[str, float] | None = None,
         pruning: dict[str, Any] | None = None,
         distillation: dict[str, Any] | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if str(fs).lower() not in ("16000", "16k"):
@@ -51,6 +52,7 @@ class HJPruneFrontend(AbsFrontend):
             masking=masking,
             pruning=pruning,
             distillation=distillation,
+            compile=compile,
         )
         self.core = SpeechUpstream(options)
         self.hop_length = self.core.config.downsampling

@@ -78,18 +78,22 @@ def after_build_optimizers(
 
     Gates and multipliers get their own groups in the optimiser, frontends the mixed precision of
     the training, and the teacher joins the loss; the constraint too, if the model was not built by
-    a task.
+    a task. Encoders are compiled where their options say so.
 
     Raises:
-        HJPruneError: the optimiser cannot train gates, or there is no teacher.
+        HJPruneError: the optimiser cannot train gates, or there is no teacher or no compiler.
     """
     add_constraint(model)
     use_mixed_precision(vars(args), model)
     for pruner in find_pruners(model):
         attach(pruner, _optimizer_of(pruner, optimizers))
     nothing_trains = getattr(args, "collect_stats", False) or getattr(args, "dry_run", False)
-    if not nothing_trains:
-        add_teacher(task, vars(args), model)
+    if nothing_trains:
+        return
+    add_teacher(task, vars(args), model)
+    for upstream in find_upstreams(model).values():
+        if upstream.options.compile:
+            upstream.compile_encoder()
 
 
 def _optimizer_of(

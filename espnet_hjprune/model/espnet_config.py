@@ -173,7 +173,7 @@ def compact_config(
     """The gated model's configuration with the compact architecture and without gates."""
     new = copy.deepcopy(dict(config))
     option = plugin_option(new, "the training configuration")
-    for name in ("pruning", "distillation"):
+    for name in ("pruning", "distillation", "compile"):
         new[f"{option}_conf"].pop(name, None)
     options = source_options(new, option)
     for name in ("upstream", "path_or_url"):
@@ -197,8 +197,8 @@ def finetune_config(
     """Training configuration ``base`` for the model of configuration ``compact``.
 
     Everything that makes up the model comes from ``compact``, what belongs to the model and to
-    its loss where ``base`` does not set it; dropout, masking and distillation of the upstream, and
-    all other options, come from ``base``. The teacher of a distillation that names none is
+    its loss where ``base`` does not set it; dropout, masking, distillation and compilation of the
+    upstream, and all other options, come from ``base``. The teacher of a distillation that names none is
     ``unpruned``.
 
     Raises:
@@ -212,7 +212,7 @@ def finetune_config(
         if name in compact:
             new.setdefault(name, copy.deepcopy(compact[name]))
     conf = plugin_option(new, "the compact model") + "_conf"
-    for name in ("dropout", "masking", "distillation"):
+    for name in ("dropout", "masking", "distillation", "compile"):
         new[conf].pop(name, None)
         if name in (base.get(conf) or {}):
             new[conf][name] = copy.deepcopy(base[conf][name])

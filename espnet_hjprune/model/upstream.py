@@ -14,6 +14,7 @@ from espnet_hjprune.model.alignment import aligned
 from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
+from espnet_hjprune.nn.fusion import check_compiler
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.upstream import read_upstream
@@ -98,6 +99,18 @@ class SpeechUpstream(nn.Module):
         logging.info("Gates on %s units", self.pruner.gates.log_alpha.numel())
         return self.pruner
 
+    def compile_encoder(self) -> None:
+        """Compile the encoder for training, which takes a minute or two at the first step.
+
+        Evaluation, which is over sooner than a compilation, stays as it is. A copy of the upstream
+        is not compiled.
+
+        Raises:
+            HJPruneError: there is no compiler.
+        """
+        check_compiler()
+        self.encoder.compile(dynamic=True)
+
     def reload_pretrained_parameters(self) -> None:
         """Load the upstream's weights again, where something has initialised them anew.
 
@@ -150,7 +163,9 @@ class SpeechUpstream(nn.Module):
             )
         gates = self.pruner() if self.pruner is not None else None
         all_states = self.layer != -1 or self.layer_weights is not None
-        states, frames = self.encoder(wave, lengths, gates, all_states, batch_invariant)
+        # What is compiled is called by the module itself.
+        encode = self.encoder if self.training else self.encoder.forward
+        states, frames = encode(wave, lengths, gates, all_states, batch_invariant)
         if self.layer_weights is not None:
             shares = self.layer_weights.softmax(0)
             features = torch.einsum("l,lbtd->btd", shares, torch.stack(states))

@@ -9,7 +9,7 @@ from typing import Any
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.distillation_config import DistillationConfig
 from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig, MaskingConfig
-from espnet_hjprune.options import build_dataclass, read_number
+from espnet_hjprune.options import build_dataclass, read_flag, read_number
 from espnet_hjprune.pruning.config import PruningConfig
 
 # Options that ESPnet's `s3prl` frontend takes in its own `frontend_conf`, and `architecture`.
@@ -42,6 +42,7 @@ class UpstreamOptions:
         masking: while training.
         pruning: gates; ``None`` for none.
         distillation: what is learned from a teacher; ``None`` for no teacher.
+        compile: train the encoder as ``torch.compile`` makes it, one graph for audio of any length.
     """
 
     upstream: str | None = None
@@ -56,6 +57,7 @@ class UpstreamOptions:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     pruning: PruningConfig | None = None
     distillation: DistillationConfig | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Check that the options go together."""
@@ -76,6 +78,7 @@ class UpstreamOptions:
         masking: Mapping[str, Any] | None = None,
         pruning: Mapping[str, Any] | None = None,
         distillation: Mapping[str, Any] | None = None,
+        compile: bool = False,
     ) -> UpstreamOptions:
         """Build from mappings, as they stand in a YAML file.
 
@@ -88,6 +91,7 @@ class UpstreamOptions:
             masking: options of :class:`MaskingConfig`.
             pruning: options of :class:`PruningConfig`.
             distillation: options of :class:`DistillationConfig`.
+            compile: as above.
 
         Raises:
             HJPruneError: an unknown option, or a value out of range.
@@ -119,6 +123,7 @@ class UpstreamOptions:
             distillation=None
             if distillation is None
             else DistillationConfig.from_dict(distillation),
+            compile=read_flag(compile, "compile"),
         )
 
 

@@ -15,6 +15,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from espnet_hjprune.errors import HJPruneError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -40,9 +42,26 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+def check_compiler() -> None:
+    """Make sure that ``torch.compile`` has what it needs.
+
+    Raises:
+        HJPruneError: there is no C compiler, or no Triton where there is a GPU.
+    """
+    if not has_c_compiler() or (torch.cuda.is_available() and not can_compile()):
+        raise HJPruneError(
+            "compile: true needs a C compiler and, on a GPU, the package triton; install them, or "
+            "set compile: false"
+        )
+
+
 @functools.cache
 def can_compile() -> bool:
     """Whether torch can make GPU kernels here, for which it needs Triton and a C compiler."""
-    compilers = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
-    has_compiler = any(shutil.which(name) for name in compilers if name)
-    return has_compiler and importlib.util.find_spec("triton") is not None
+    return has_c_compiler() and importlib.util.find_spec("triton") is not None
+
+
+def has_c_compiler() -> bool:
+    """Whether one is there, or named by ``CC``."""
+    names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
+    return any(shutil.which(name) for name in names if name)

@@ -28,9 +28,11 @@ class FeatureNorm(nn.LayerNorm):
             scale_output: also multiply the output by the gate's value, through the affine.
         """
         if gate is None:
-            return super().forward(x)
-        weight: torch.Tensor = self.weight
-        bias: torch.Tensor = self.bias
+            # With autocast, torch would compute float32 from what was in half precision.
+            with torch.autocast(x.device.type, enabled=False):
+                weight, bias = (p if p is None else p.to(x.dtype) for p in (self.weight, self.bias))
+                return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+        weight, bias = self.weight, self.bias
         if weight is None:
             # Without an affine, closed features become zero.
             weight, bias = gate.keep, torch.zeros_like(gate.keep)

@@ -35,7 +35,7 @@ COUNTS = ("num_nodes", "nj", "inference_nj", "nbpe", "hold_epochs", "rise_epochs
 # Those that are completed, or mean something else, where they are empty.
 MAY_BE_EMPTY = ("nj", "inference_nj", "ramp_epochs", "seed")
 SECONDS = ("min_wav_duration", "max_wav_duration")
-FLAGS = ("mini", "distill", "gpu_inference")
+FLAGS = ("mini", "distill", "compile", "gpu_inference")
 NEEDED = ("train_set", "valid_set", "test_sets")
 CHOICES = {
     "audio_format": AUDIO_FORMATS,

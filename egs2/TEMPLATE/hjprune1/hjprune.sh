@@ -9,7 +9,6 @@ set -euo pipefail
 . scripts/jobs.sh
 . scripts/stamps.sh
 . scripts/decoding.sh
-
 define_options "./run.sh [--stage 1..7] [--stop_stage 1..7] [--<option> <value> ...]" <<'END'
 General
   --stage 1                   first stage
@@ -57,6 +56,7 @@ Upstream and pruning; what is empty is as configured
   --units ""                  gated units, such as "head ffn hidden"
   --distill false             the unpruned model teaches in stages 4 and 6
   --seed ""                   seed of stages 4 and 6
+  --compile false             train a compiled encoder in stages 3, 4 and 6
 Training, decoding and scoring
   --config_dir ""             has the configurations; empty: conf/tuning, with --mini true conf/mini
   --train_config ""           stage 3; empty: train.yaml there
@@ -114,7 +114,7 @@ teacher=
 # What stages 3, 4 and 6 run: the completion of their configuration, and ESPnet's training
 configure=(
     "${python[@]}" -m espnet_hjprune.bin.recipe.configure --shape_dir "${stats_dir}/train"
-    --token_type "${token_type}" --ngpu "${ngpu}" --num_nodes "${num_nodes}"
+    --token_type "${token_type}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" --compile "${compile}"
 )
 espnet_train=(
     "${python[@]}" -m espnet_hjprune.bin.run -m "espnet2.bin.${task}_train"

@@ -16,6 +16,7 @@ from espnet_hjprune.config_file import read_config
 from espnet_hjprune.data.tokens import TOKEN_TYPES
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.batches import count_batches
+from espnet_hjprune.model.espnet_config import plugin_options
 from espnet_hjprune.recipe.method import Method
 from espnet_hjprune.recipe.training_config import (
     Ramp,
@@ -43,6 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--init_param", default="", help="weights that the training starts from")
     parser.add_argument("--upstream", default="", help="s3prl's name")
     parser.add_argument("--upstream_ckpt", default="", help="its checkpoint")
+    parser.add_argument("--compile", default="false", help="true: train a compiled encoder")
     parser.add_argument("--teacher", default="", help="weights of the model that teaches this one")
     pruning = parser.add_argument_group("of a pruning")
     pruning.add_argument("--ramp_epochs", type=int, help="epochs in which the target rises")
@@ -75,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = method.apply(config, args.config)
     if args.teacher:
         config = with_distillation(config, args.config, args.teacher)
+    if args.compile == "true":
+        plugin_options(config, args.config)["compile"] = True
     if args.seed:
         config["seed"] = int(args.seed)
     if args.init_param:
