@@ -197,9 +197,9 @@ def finetune_config(
     """Training configuration ``base`` for the model of configuration ``compact``.
 
     Everything that makes up the model comes from ``compact``, what belongs to the model and to
-    its loss where ``base`` does not set it; dropout, masking, distillation and compilation of the
-    upstream, and all other options, come from ``base``. The teacher of a distillation that names none is
-    ``unpruned``.
+    its loss where ``base`` does not set it. How the upstream is trained (dropout, masking,
+    distillation, compilation), and all other options, come from ``base``. The teacher of a
+    distillation that names none is ``unpruned``.
 
     Raises:
         HJPruneError: the options of the distillation are wrong.

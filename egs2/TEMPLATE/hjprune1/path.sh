@@ -10,4 +10,6 @@ export PYTHONPATH="${main_root}${PYTHONPATH:+:${PYTHONPATH}}"
 export PYTHONUNBUFFERED=1
 export PYTHONIOENCODING=UTF-8
 export PYTHONWARNINGS=ignore
+# Batches of changing length otherwise leave gaps in a GPU's memory.
+export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
 export LC_ALL=C.UTF-8
