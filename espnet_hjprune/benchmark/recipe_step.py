@@ -195,7 +195,7 @@ class RecipeTraining:
         exp = self.directory / f"exp_{Path(stage.config).stem}"
         exp.mkdir()
         ngpu = 1 if self.options.device == "cuda" else 0
-        sizes = _flags(batch_size=self.batch, max_epoch=1)
+        sizes = _flags(batch_type="sorted", batch_size=self.batch, max_epoch=1)
         common = _flags(output_dir=exp, token_type=TOKEN_TYPE, ngpu=ngpu)
         configure = _flags(
             config=CONFIGS / stage.config,

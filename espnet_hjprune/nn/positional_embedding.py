@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ class PositionalConv(nn.Module):
 
     def channel_order(self) -> torch.Tensor:
         """Channel numbers with the groups sorted by width, as the convolutions take them."""
-        starts = torch.tensor([0, *self.widths]).cumsum(0).tolist()
+        starts = list(accumulate(self.widths, initial=0))
         order: list[int] = []
         for width in self.distinct:
             for group, group_width in enumerate(self.widths):
