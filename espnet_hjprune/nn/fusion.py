@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -24,7 +25,8 @@ R = TypeVar("R")
 def fused(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function of tensors when it is first called with some on a GPU.
 
-    Its arguments are positional, the first is a tensor. Sizes may change from call to call.
+    Its arguments are positional, the first is a tensor. Sizes may change from call to call. Where
+    the compiler fails, a warning says so and the function runs step by step.
     """
     compiled: Any = None
 
@@ -36,7 +38,13 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         if compiled is None:
             compiled = torch.compile(function, dynamic=True) if can_compile() else function
-        result: R = compiled(*args, **kwargs)
+        try:
+            result: R = compiled(*args, **kwargs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().partition("\n")[0]
+            logging.warning("%s is not compiled, so it takes longer: %s", function.__name__, reason)
+            compiled = function
+            return function(*args, **kwargs)
         return result
 
     return run
