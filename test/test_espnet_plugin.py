@@ -22,7 +22,8 @@ from models import family_config, padded_batch, small_config
 import espnet_hjprune
 from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.frontend import HJPruneFrontend, use_mixed_precision
+from espnet_hjprune.espnet import precision
+from espnet_hjprune.espnet.frontend import HJPruneFrontend
 from espnet_hjprune.espnet.losses import find_upstreams
 from espnet_hjprune.espnet.training_options import check_options
 from espnet_hjprune.model.espnet_config import (
@@ -667,6 +668,8 @@ def test_a_frontend_runs_in_the_mixed_precision_of_its_training(asr, checkpoint)
     losses, gradients = [], []
     for dtype in (None, torch.bfloat16):
         model.frontend.amp_dtype = dtype
+        # The same gates and dropout in both.
+        torch.manual_seed(0)
         pruner.noise = SharedNoise()
         model.zero_grad()
         loss, stats, _ = model(wave, lengths, text, text_lengths)
@@ -686,7 +689,23 @@ def test_a_frontend_runs_in_the_mixed_precision_of_its_training(asr, checkpoint)
 def test_only_gpus_change_the_precision(asr, checkpoint):
     model = build_model(asr, options(checkpoint))
     for training in ({"use_amp": True, "ngpu": 0}, {"use_amp": False, "ngpu": 1}):
-        use_mixed_precision(training, model)
+        precision.use_mixed_precision(training, model)
         assert model.frontend.amp_dtype is None
-    use_mixed_precision({"use_amp": True, "ngpu": 1}, model)
+    precision.use_mixed_precision({"use_amp": True, "ngpu": 1}, model)
     assert model.frontend.amp_dtype in (torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_gradients_are_scaled_in_float16_only(asr, checkpoint, monkeypatch, has_bfloat16):
+    from espnet2.train import trainer
+
+    monkeypatch.setattr(trainer, "GradScaler", stock := trainer.GradScaler)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
+    model = build_model(asr, options(checkpoint))
+    precision.scale_gradients_in_float16({"use_amp": True, "ngpu": 0}, model)
+    precision.scale_gradients_in_float16({"use_amp": False, "ngpu": 1}, model)
+    precision.scale_gradients_in_float16({"use_amp": True, "ngpu": 1}, torch.nn.Linear(1, 1))
+    assert trainer.GradScaler is stock
+    precision.scale_gradients_in_float16({"use_amp": True, "ngpu": 1}, model)
+    made = trainer.GradScaler.keywords["enabled"]
+    assert made is not has_bfloat16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -86,16 +85,3 @@ class HJPruneFrontend(AbsFrontend):
         with torch.autocast(device, self.amp_dtype):
             features, frames = self.core(input, input_lengths)
         return features.float(), frames
-
-
-def use_mixed_precision(options: Mapping[str, Any], model: torch.nn.Module) -> None:
-    """Let a model's frontends follow ``use_amp`` of a training; on CPUs that does nothing.
-
-    The upstream runs in bfloat16, or in float16 on GPUs that have no bfloat16, as ESPnet chooses.
-    """
-    if not options.get("use_amp") or not options.get("ngpu"):
-        return
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    for module in model.modules():
-        if isinstance(module, HJPruneFrontend):
-            module.amp_dtype = dtype

@@ -23,8 +23,9 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.class_choices import ClassChoices
 
 from espnet_hjprune.espnet.encoder import HJPruneEncoder
-from espnet_hjprune.espnet.frontend import HJPruneFrontend, use_mixed_precision
+from espnet_hjprune.espnet.frontend import HJPruneFrontend
 from espnet_hjprune.espnet.losses import add_constraint, find_pruners, find_upstreams
+from espnet_hjprune.espnet.precision import scale_gradients_in_float16, use_mixed_precision
 from espnet_hjprune.espnet.teacher import add_teacher
 from espnet_hjprune.espnet.training_options import check_options
 from espnet_hjprune.model.alignment import measuring_on
@@ -85,6 +86,7 @@ def after_build_optimizers(
     """
     add_constraint(model)
     use_mixed_precision(vars(args), model)
+    scale_gradients_in_float16(vars(args), model)
     for pruner in find_pruners(model):
         attach(pruner, _optimizer_of(pruner, optimizers))
     nothing_trains = getattr(args, "collect_stats", False) or getattr(args, "dry_run", False)

@@ -20,8 +20,8 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.frontend import use_mixed_precision
 from espnet_hjprune.espnet.losses import FurtherLoss, find_upstreams
+from espnet_hjprune.espnet.precision import use_mixed_precision
 from espnet_hjprune.espnet.training_options import uses_threads
 from espnet_hjprune.model.distillation import logits_loss
 from espnet_hjprune.model.distillation_config import DistillationConfig
