@@ -42,5 +42,5 @@ def alternate(
 
 def synchronise(device: str) -> None:
     """Wait until a GPU has done what it was asked for."""
-    if device != "cpu":
+    if device == "cuda":
         torch.cuda.synchronize()

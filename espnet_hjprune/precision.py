@@ -1,4 +1,4 @@
-"""The type in which models run where nothing is trained."""
+"""Types that depend on the device."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import torch
 
 
 def inference_dtype(device: torch.device) -> torch.dtype:
-    """``float32`` on a CPU; on a GPU ``bfloat16``, or ``float16`` where that is only emulated."""
-    if device.type == "cpu":
+    """Where nothing is trained: on a GPU ``bfloat16``, or ``float16`` where that is only emulated.
+
+    Elsewhere ``float32``.
+    """
+    if device.type != "cuda":
         return torch.float32
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if native else torch.float16
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The widest floating point type of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -75,7 +75,7 @@ def test_values_and_gradients_equal_the_convolution(
     assert torch.allclose(again, actual, rtol=0, atol=1e-12)
 
 
-def test_half_precision_is_that_of_autocast():
+def test_half_precision():
     torch.manual_seed(0)
     x, weight = torch.randn(2, 40, 64), torch.randn(32, 64, 3) / 14
     gate = torch.rand(64)
@@ -137,3 +137,37 @@ def test_the_whole_cnn(style, gated, valid, grad, strides):
     assert len(results[0]) == len(results[1]) > grad
     for theirs, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
+def test_gates_in_float32_leave_a_wider_model_exact():
+    config = small_config("large")
+    extractor = random_encoder(config).double().feature_extractor
+    wave = padded_batch([5000, 4000])[0].double()
+    gates = random_pruner(config).evaluation_gates()
+    exact = extractor.as_convolutions(wave, gates)
+    torch.testing.assert_close(extractor(wave, gates), exact, rtol=1e-9, atol=1e-9)
+
+
+def test_empty_branches_keep_the_precision():
+    config = small_config()
+    config = replace(config, heads=[0, *config.heads[1:]], ffn_sizes=[96, 0, 96])
+    encoder = random_encoder(config)
+    with torch.autocast("cpu", torch.bfloat16):
+        states, _ = encoder(*padded_batch([5000]), all_states=True)
+    assert {state.dtype for state in states} == {torch.bfloat16}
+
+
+def test_derivatives_of_functions():
+    """``torch.func`` sees the plain formulas."""
+    encoder = random_encoder(small_config())
+    wave, lengths = padded_batch([3000])
+    parameters = dict(encoder.named_parameters())
+
+    def loss(values):
+        return torch.func.functional_call(encoder, values, (wave, lengths))[0][-1].square().sum()
+
+    found = torch.func.grad(loss)(parameters)
+    loss(parameters).backward()
+    for name, parameter in parameters.items():
+        if parameter.requires_grad:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-4)

@@ -39,7 +39,9 @@ def training(config, gated=True):
 
 def step(upstream, optimizer, wave, lengths):
     """Everything of ours in a step of the optimiser."""
-    features, frames = upstream(wave, lengths)
+    device = wave.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        features, frames = upstream(wave, lengths)
     inside = torch.arange(features.shape[1], device=wave.device) < frames.unsqueeze(1)
     loss = hidden_loss([features], [features.detach() + 1], inside)
     if upstream.pruner is not None:
@@ -54,7 +56,7 @@ def step(upstream, optimizer, wave, lengths):
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_reads_values(family, gated):
-    """Tensors without values: whoever waits for one, as ``item()`` does, fails."""
+    """Tensors have no values here: whoever asks for one, as ``item()`` does, fails."""
     with FakeTensorMode():
         upstream, optimizer = training(family_config(family), gated)
         if gated:
@@ -73,13 +75,12 @@ def test_nothing_waits_for_a_gpu(gated):
     upstream, optimizer = training(family_config("wav2vec2"), gated)
     upstream.cuda()
     wave, lengths = (part.cuda() for part in padded_batch([9000, 7000]))
-    with torch.autocast("cuda", torch.bfloat16):
-        step(upstream, optimizer, wave, lengths)
+    step(upstream, optimizer, wave, lengths)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            with warnings.catch_warnings(record=True) as found:
-                warnings.simplefilter("always")
-                step(upstream, optimizer, wave, lengths)
+            step(upstream, optimizer, wave, lengths)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert [str(warning.message) for warning in found] == []
@@ -146,8 +147,10 @@ def test_an_upstream_is_compiled_for_training_only(monkeypatch):
     wave, lengths = padded_batch([4000])
     upstream(wave, lengths)
     assert called == [{"dynamic": True}]
+    hooked = []
+    upstream.encoder.register_forward_hook(lambda *a: hooked.append(1))
     upstream.eval()(wave, lengths)
-    assert len(called) == 1
+    assert len(called) == 1 and hooked == [1]
 
 
 def test_a_missing_compiler_is_named(monkeypatch):

@@ -64,9 +64,9 @@ class Sizes:
         ]
 
     def modes_but(self, mode: str) -> list[str]:
-        """The option with the modes, without one that a group does not have."""
+        """The option with the modes but one that a group does not have; eager if none is left."""
         left = [m for m in self.modes if m != mode and (m, self.device) != ("graph", "cpu")]
-        return ["--modes", *left]
+        return ["--modes", *(left or ["eager"])]
 
 
 @dataclass(frozen=True)

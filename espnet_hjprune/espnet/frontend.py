@@ -77,11 +77,12 @@ class HJPruneFrontend(AbsFrontend):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode ``(batch, samples)`` to ``(batch, time, width)`` and valid frames.
 
-        The features are in float32, also where the upstream runs in :attr:`amp_dtype`.
+        The features are in float32 at least, also where the upstream runs in half precision.
         """
         device = input.device.type
         if self.amp_dtype is None or torch.is_autocast_enabled(device):
-            return self.core(input, input_lengths)
-        with torch.autocast(device, self.amp_dtype):
             features, frames = self.core(input, input_lengths)
-        return features.float(), frames
+        else:
+            with torch.autocast(device, self.amp_dtype):
+                features, frames = self.core(input, input_lengths)
+        return features.to(torch.promote_types(features.dtype, torch.float32)), frames

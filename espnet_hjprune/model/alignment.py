@@ -64,10 +64,20 @@ def aligned(options: PruningConfig, config: EncoderConfig, device: torch.device)
     if options.round_to != "auto":
         return options
     device = _device.get() or device
-    number = [fastest_alignment(config, options, device, inference_dtype(device))]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(number)
-    return replace(options, round_to=number[0])
+    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+    found: list[int | HJPruneError | None] = [None]
+    if not shared or torch.distributed.get_rank() == 0:
+        try:
+            found = [fastest_alignment(config, options, device, inference_dtype(device))]
+        except HJPruneError as error:
+            found = [error]
+    if shared:
+        # The others wait for the number, or for the reason why there is none.
+        torch.distributed.broadcast_object_list(found)
+    if isinstance(found[0], HJPruneError):
+        raise found[0]
+    assert found[0] is not None
+    return replace(options, round_to=found[0])
 
 
 def fastest_alignment(

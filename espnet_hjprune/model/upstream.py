@@ -163,8 +163,8 @@ class SpeechUpstream(nn.Module):
             )
         gates = self.pruner() if self.pruner is not None else None
         all_states = self.layer != -1 or self.layer_weights is not None
-        # What is compiled is called by the module itself.
-        encode = self.encoder if self.training else self.encoder.forward
+        # A call runs the compiled encoder, if there is one, which is for training only.
+        encode = self.encoder if self.training else self.encoder._call_impl
         states, frames = encode(wave, lengths, gates, all_states, batch_invariant)
         if self.layer_weights is not None:
             shares = self.layer_weights.softmax(0)

@@ -42,7 +42,8 @@ class UpstreamOptions:
         masking: while training.
         pruning: gates; ``None`` for none.
         distillation: what is learned from a teacher; ``None`` for no teacher.
-        compile: train the encoder as ``torch.compile`` makes it, one graph for audio of any length.
+        compile: whether ESPnet's tasks compile the encoder before they train it; elsewhere, call
+            ``compile_encoder()``.
     """
 
     upstream: str | None = None

@@ -12,6 +12,7 @@ from espnet_hjprune.nn.export_mode import is_exporting
 from espnet_hjprune.nn.frame_conv import LayerNorm, frame_conv
 from espnet_hjprune.nn.gate_values import GateValues, scale
 from espnet_hjprune.nn.norms import FeatureNorm, channel_norm, group_norm_per_channel
+from espnet_hjprune.precision import widest
 
 # On the CPU, without gradients, the first layers, whose outputs are large, are computed together in
 # blocks of so many frames of the last of them, which stay in the cache.
@@ -62,12 +63,12 @@ class ConvLayer(nn.Module):
             x = group_norm_per_channel(self.norm, x)
         return gelu(x)
 
-    def norm_of_frames(self, gates: GateValues, index: int) -> LayerNorm | None:
-        """The norm over channels, in the form that a product of frames takes it."""
+    def norm_of_frames(self, gates: GateValues, index: int, dtype: torch.dtype) -> LayerNorm | None:
+        """The norm over channels in the form that products of frames of a type take."""
         if not isinstance(self.norm, FeatureNorm):
             return None
         gate = gates.conv_layer(index)
-        share = gate.share_in(torch.promote_types(gate.keep.dtype, torch.float32)) if gate else None
+        share = gate.share_in(torch.promote_types(dtype, torch.float32)) if gate else None
         return LayerNorm(self.norm.weight, self.norm.bias, self.norm.eps, share)
 
     def normalised_filters(
@@ -87,7 +88,7 @@ class ConvLayer(nn.Module):
             Filters ``(batch, channel, kernel)`` and biases ``(batch, channel, 1)``.
         """
         assert isinstance(self.norm, nn.GroupNorm)
-        windows = self.windows(wave).double()
+        windows = self.windows(wave).to(widest(wave.device))
         frames = windows.shape[1]
         if lengths is None:
             mean = windows.mean(1, keepdim=True)
@@ -100,7 +101,7 @@ class ConvLayer(nn.Module):
             mean = (windows * share).sum(1, keepdim=True)
             windows = windows - mean
             covariance = windows.transpose(1, 2) @ (windows * share)
-        filters = self.conv.weight.squeeze(1).double()
+        filters = self.conv.weight.squeeze(1).to(windows.dtype)
         variance = ((filters @ covariance) * filters).sum(-1, keepdim=True)
         filters = filters * self.norm.weight.unsqueeze(-1) * torch.rsqrt(variance + self.norm.eps)
         bias = self.norm.bias.unsqueeze(-1) - filters @ mean.transpose(1, 2)
@@ -171,7 +172,7 @@ class FeatureExtractor(nn.Module):
         """
         layers = self.conv_layers()
         device, dtype = wave.device.type, layers[0].conv.weight.dtype
-        if torch.is_autocast_enabled(device):
+        if torch.is_autocast_enabled(device) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
         frames = wave.shape[1]
         for layer in layers:
@@ -225,7 +226,7 @@ class FeatureExtractor(nn.Module):
         whole = 1
         for layer in layers:
             whole *= layer.stride
-        size = -(-wave.shape[1] // whole) * whole
+        size = (wave.shape[1] + whole - 1) // whole * whole
         windows = F.pad(wave, (0, max(0, size - wave.shape[1] + kernel - stride)))
         windows = layers[0].windows(windows)[:, : size // stride]
         rows = torch.empty(
@@ -241,7 +242,7 @@ class FeatureExtractor(nn.Module):
         layers = self.conv_layers()
         for index in range(start, stop):
             below, conv = gates.conv_layer(index - 1), layers[index].conv
-            norm = layers[index - 1].norm_of_frames(gates, index - 1)
+            norm = layers[index - 1].norm_of_frames(gates, index - 1, x.dtype)
             gate = below.value if below else None
             x = frame_conv(x, conv.weight, conv.bias, layers[index].stride, gate, norm)
         return x
@@ -258,7 +259,7 @@ class FeatureExtractor(nn.Module):
         for layer in layers[count:]:
             rest *= layer.stride
         channels = layers[count - 1].conv.out_channels
-        result = filters.new_zeros(len(wave), -(-frames // rest) * rest, channels)
+        result = filters.new_zeros(len(wave), (frames + rest - 1) // rest * rest, channels)
         step = max(1, BLOCK_FRAMES // frames)
         for row in range(0, len(wave), step):
             part = slice(row, row + step)

@@ -2,8 +2,8 @@
 
 ``(batch, time, channel)`` is read as rows of ``stride`` frames, which is a view: one product for
 each ``stride`` taps of the kernel, without a window being copied and without cuDNN's changes of
-layout. Rows run over the ends of utterances, so the last frames of each hold values without
-meaning, as many as its padding to a multiple of the whole stride; what is read is cut off before.
+layout. Rows run over the ends of utterances, so that the frames which come from an utterance's
+padding are without meaning; the reader cuts them off.
 
 The activation in front of a convolution, and the norm in front of that, are computed again in the
 backward pass: of every layer one tensor is kept.
@@ -63,7 +63,8 @@ def frame_conv(
     """
     batch, frames, _ = x.shape
     parts = (norm.weight, norm.bias, norm.share, norm.eps) if norm else (None, None, None, 0.0)
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    transformed = torch._C._are_functorch_transforms_active()
+    if torch.compiler.is_compiling() or transformed or not torch.is_grad_enabled():
         y = _plain(x, weight, bias, gate, stride, *parts)
     else:
         y = _FrameConv.apply(x, weight, bias, gate, stride, *parts)
@@ -82,7 +83,7 @@ def _activate(
         return x, ()
     if share is not None:
         with torch.autocast(x.device.type, enabled=False):
-            normed, *statistics = kept_norm(x, share, weight, bias, None, eps)
+            normed, *statistics = kept_norm(x, share, weight.detach(), bias.detach(), None, eps)
         return normed, tuple(statistics)
     normed, *statistics = torch.ops.aten.native_layer_norm(
         x, [x.shape[-1]], weight.to(x.dtype), bias.to(x.dtype), eps
@@ -161,52 +162,58 @@ class _FrameConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, bias, gate, norm_weight, norm_bias, share = ctx.saved_tensors
-        normed, statistics = _activate(x, norm_weight, norm_bias, share, ctx.eps)
-        y = F.gelu(normed)
-        packed = _packed(weight, gate, x.dtype)
-        width = ctx.stride * x.shape[-1]
-        rows = y.view(-1, width)
-        packed_grad = torch.empty_like(packed)
-        row_grad: torch.Tensor | None = None
-        for shift, start in enumerate(range(0, len(packed), width)):
-            part = slice(start, min(start + width, len(packed)))
-            taps = part.stop - part.start
-            read, given = rows[shift:, :taps], grad[: len(rows) - shift]
-            torch.mm(read.t(), given, out=packed_grad[part])
-            if row_grad is not None:
-                row_grad[shift:, :taps].addmm_(given, packed[part].t())
-            elif taps == width:
-                row_grad = given @ packed[part].t()
-            else:
-                row_grad = torch.zeros_like(rows)
-                torch.mm(given, packed[part].t(), out=row_grad[:, :taps])
-        assert row_grad is not None
-        normed_grad = torch.ops.aten.gelu_backward(row_grad.view_as(y), normed)
-        x_grad = normed_grad
-        norm_grads: list[torch.Tensor | None] = [None, None]
-        if share is not None:
-            x_grad, *norm_grads, _ = kept_norm_backward(
-                normed_grad, x, share, norm_weight, norm_bias, None, *statistics
-            )
-        elif norm_weight is not None:
-            x_grad, *norm_grads = torch.ops.aten.native_layer_norm_backward(
-                normed_grad,
-                x,
-                [x.shape[-1]],
-                *statistics,
-                norm_weight.to(x.dtype),
-                norm_bias.to(x.dtype),
-                [True, True, True],
-            )
-        turned = packed_grad.view(weight.shape[2], weight.shape[1], -1).permute(2, 1, 0)
-        weight_grad = torch.empty_like(weight)
-        gate_grad = None
-        if gate is None:
-            weight_grad.copy_(turned)
+        with torch.autocast(grad.device.type, enabled=False):
+            return _frame_conv_backward(ctx, grad)
+
+
+def _frame_conv_backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """Gradients of the arguments of ``_FrameConv``."""
+    x, weight, bias, gate, norm_weight, norm_bias, share = ctx.saved_tensors
+    normed, statistics = _activate(x, norm_weight, norm_bias, share, ctx.eps)
+    y = F.gelu(normed)
+    packed = _packed(weight, gate, x.dtype)
+    width = ctx.stride * x.shape[-1]
+    rows = y.view(-1, width)
+    packed_grad = torch.empty_like(packed)
+    row_grad: torch.Tensor | None = None
+    for shift, start in enumerate(range(0, len(packed), width)):
+        part = slice(start, min(start + width, len(packed)))
+        taps = part.stop - part.start
+        read, given = rows[shift:, :taps], grad[: len(rows) - shift]
+        torch.mm(read.t(), given, out=packed_grad[part])
+        if row_grad is not None:
+            row_grad[shift:, :taps].addmm_(given, packed[part].t())
+        elif taps == width:
+            row_grad = given @ packed[part].t()
         else:
-            gate_grad = (turned * weight).sum((0, 2), dtype=gate.dtype)
-            torch.mul(turned, gate.unsqueeze(-1), out=weight_grad)
-        bias_grad = None if bias is None else grad.sum(0, dtype=bias.dtype)
-        norm_grads = [part if part is None else part.to(weight.dtype) for part in norm_grads]
-        return x_grad, weight_grad, bias_grad, gate_grad, None, *norm_grads, None, None
+            row_grad = torch.zeros_like(rows)
+            torch.mm(given, packed[part].t(), out=row_grad[:, :taps])
+    assert row_grad is not None
+    normed_grad = torch.ops.aten.gelu_backward(row_grad.view_as(y), normed)
+    x_grad = normed_grad
+    norm_grads: list[torch.Tensor | None] = [None, None]
+    if share is not None:
+        x_grad, *norm_grads, _ = kept_norm_backward(
+            normed_grad, x, share, norm_weight.detach(), norm_bias.detach(), None, *statistics
+        )
+    elif norm_weight is not None:
+        x_grad, *norm_grads = torch.ops.aten.native_layer_norm_backward(
+            normed_grad,
+            x,
+            [x.shape[-1]],
+            *statistics,
+            norm_weight.to(x.dtype),
+            norm_bias.to(x.dtype),
+            [True, True, True],
+        )
+    turned = packed_grad.view(weight.shape[2], weight.shape[1], -1).permute(2, 1, 0)
+    weight_grad = torch.empty_like(weight)
+    gate_grad = None
+    if gate is None:
+        weight_grad.copy_(turned)
+    else:
+        gate_grad = (turned * weight).sum((0, 2), dtype=gate.dtype)
+        torch.mul(turned, gate.unsqueeze(-1), out=weight_grad)
+    bias_grad = None if bias is None else grad.sum(0, dtype=bias.dtype)
+    norm_grads = [part if part is None else part.to(weight.dtype) for part in norm_grads]
+    return x_grad, weight_grad, bias_grad, gate_grad, None, *norm_grads, None, None

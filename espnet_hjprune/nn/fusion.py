@@ -18,6 +18,9 @@ import torch
 
 from espnet_hjprune.errors import HJPruneError
 
+# Compute capability of the oldest GPUs that Triton makes kernels for.
+OLDEST_OF_TRITON = (7, 0)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -65,8 +68,10 @@ def check_compiler() -> None:
 
 @functools.cache
 def can_compile() -> bool:
-    """Whether torch can make GPU kernels here, for which it needs Triton and a C compiler."""
-    return has_c_compiler() and importlib.util.find_spec("triton") is not None
+    """Whether torch can make kernels for the GPU, for which it needs Triton and a C compiler."""
+    if importlib.util.find_spec("triton") is None or not has_c_compiler():
+        return False
+    return torch.cuda.get_device_capability() >= OLDEST_OF_TRITON
 
 
 def has_c_compiler() -> bool:

@@ -30,7 +30,7 @@ def gated_linear(
 
 def _cast(x: torch.Tensor) -> torch.Tensor:
     """What autocast does before a product."""
-    if not torch.is_autocast_enabled(x.device.type):
+    if not torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float64:
         return x
     return x.to(torch.get_autocast_dtype(x.device.type))
 

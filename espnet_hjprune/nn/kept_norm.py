@@ -94,7 +94,8 @@ class KeptNorm(torch.autograd.Function):
         """Normalise ``(..., features)``."""
         # Autocast would run the products in half precision.
         with torch.autocast(x.device.type, enabled=False):
-            y, mean, rstd = kept_norm(x, share, weight, bias, value, eps)
+            # Parameters would be compiled for one width each.
+            y, mean, rstd = kept_norm(x, share, weight.detach(), bias.detach(), value, eps)
         ctx.save_for_backward(x, share, weight, bias, value, mean, rstd)
         return y
 
@@ -102,6 +103,10 @@ class KeptNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the arguments."""
-        dtype = ctx.saved_tensors[2].dtype
-        x_grad, weight_grad, bias_grad, value_grad = kept_norm_backward(grad, *ctx.saved_tensors)
+        x, share, weight, bias, *others = ctx.saved_tensors
+        dtype = weight.dtype
+        with torch.autocast(x.device.type, enabled=False):
+            x_grad, weight_grad, bias_grad, value_grad = kept_norm_backward(
+                grad, x, share, weight.detach(), bias.detach(), *others
+            )
         return x_grad, None, weight_grad.to(dtype), bias_grad.to(dtype), value_grad, None

@@ -38,7 +38,7 @@ def spectral_conv(
     batch, frames, channels = x.shape
     length = block_length(kernel)
     step = length - kernel + 1
-    blocks = -(-frames // step)
+    blocks = (frames + step - 1) // step
     exact = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         after = (blocks - 1) * step + length - frames - padding

@@ -79,7 +79,7 @@ class SelfAttention(nn.Module):
         """
         batch, time, _ = x.shape
         if self.heads == 0:
-            return self.out.bias.expand(batch, time, -1)
+            return self.out.bias.to(x.dtype).expand(batch, time, -1)
         qkv = self.qkv(x).view(batch, time, 3, self.heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         added = self.attention_mask(x, mask, bias)
@@ -133,7 +133,7 @@ class FeedForward(nn.Module):
     def forward(self, x: torch.Tensor, gate: torch.Tensor | None) -> torch.Tensor:
         """Map ``(batch, time, hidden)`` to the same shape; ``gate`` scales columns of ``fc2``."""
         if self.size == 0:
-            return self.fc2.bias.expand(*x.shape[:-1], -1)
+            return self.fc2.bias.to(x.dtype).expand(*x.shape[:-1], -1)
         x = self.activation(self.fc1(x))
         x = F.dropout(x, self.dropout, self.training)
         return gated_linear(x, self.fc2.weight, self.fc2.bias, gate)

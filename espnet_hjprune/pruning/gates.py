@@ -9,11 +9,12 @@ from torch import nn
 
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.gate_values import FeatureGate, GateValues
+from espnet_hjprune.precision import widest
 from espnet_hjprune.pruning import hard_concrete
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import config_counts
 from espnet_hjprune.pruning.quadratic import counts_from_flat, flat_counts
-from espnet_hjprune.pruning.resident import Resident, widest
+from espnet_hjprune.pruning.resident import Resident
 from espnet_hjprune.pruning.segments import Segments
 
 # Spread of the initial gates, which makes the order of equal gates random rather than by index.

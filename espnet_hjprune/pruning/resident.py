@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+from espnet_hjprune.precision import widest
 
 
 class Resident:
     """A constant tensor, copied to a device once.
 
     It is no buffer: the type that a model is cast to, and what is loaded into it, leave it alone.
+
+    Args:
+        value: the constant, on the CPU.
     """
 
     def __init__(self, value: torch.Tensor) -> None:
-        self._copies = {value.device: value}
+        self._value = value
+        self._copies: dict[torch.device, torch.Tensor] = {}
 
     def on(self, device: torch.device) -> torch.Tensor:
         """The constant on a device."""
         if device not in self._copies:
-            value = next(iter(self._copies.values()))
-            dtype = widest(device) if value.is_floating_point() else value.dtype
-            self._copies[device] = value.to(device, dtype)
+            dtype = widest(device) if self._value.is_floating_point() else self._value.dtype
+            # What is made in inference mode could not be trained with.
+            with torch.inference_mode(False):
+                self._copies[device] = self._value.to(device, dtype)
         return self._copies[device]
 
-
-def widest(device: torch.device) -> torch.dtype:
-    """The widest floating point type of a device."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the copies, which may be loaded to another device."""
+        return {"_value": self._value, "_copies": {}}

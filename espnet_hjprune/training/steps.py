@@ -25,6 +25,9 @@ DEFAULTS: dict[str, Any] = {
     "iterator_type": "sequence",
 }
 
+# Types of batches that ``batch_bins`` limits.
+BY_AMOUNT = ("numel", "length")
+
 
 @dataclass(frozen=True)
 class TrainingSteps:
@@ -87,6 +90,11 @@ def step_options(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
     stated = {**config, **given}
     if "fold_length" in given:  # ESPnet appends them to those of the configuration.
         stated["fold_length"] = [*(config.get("fold_length") or []), *given["fold_length"]]
+    if stated.get("batch_type") in BY_AMOUNT and "batch_size" in given:
+        raise HJPruneError(
+            f"--batch_size does nothing with batch_type: {stated['batch_type']}, whose batches "
+            "hold an amount of audio; give --batch_bins, or --batch_type sorted too"
+        )
     options = DEFAULTS | {key: stated[key] for key in DEFAULTS if stated.get(key) is not None}
     if options["iterator_type"] != "sequence":
         raise HJPruneError(
