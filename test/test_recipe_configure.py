@@ -321,7 +321,16 @@ def test_wrong_options_are_refused(shape_dir: Path) -> None:
         run(shape_dir, pruning_config(), *ramp, "--method", "mac")
     with pytest.raises(HJPruneError, match=r"given\.yaml has no options pruning"):
         run(shape_dir, TRAINING, *ramp)
+    by_amount = TRAINING | {"batch_type": "numel", "batch_bins": 100000}
+    with pytest.raises(HJPruneError, match="--batch_size does nothing with batch_type: numel"):
+        run(shape_dir, by_amount, "--", "--batch_size", "8")
     assert not (shape_dir / "exp").exists()
+
+
+def test_an_encoder_that_is_to_be_compiled(shape_dir: Path) -> None:
+    config = run(shape_dir, TRAINING, "--compile", "true")[0]
+    assert config["frontend_conf"]["compile"] is True
+    assert "compile" not in run(shape_dir, TRAINING, "--compile", "false")[0]["frontend_conf"]
 
 
 def test_missing_files_are_named(shape_dir: Path) -> None:
