@@ -165,8 +165,8 @@ def test_incomplete_configurations_are_refused():
 )
 def test_blocks_give_what_whole_layers_give(style, lengths, monkeypatch):
     calls = []
-    in_blocks = FeatureExtractor._in_blocks
-    monkeypatch.setattr(FeatureExtractor, "_in_blocks", lambda *a: calls.append(1) or in_blocks(*a))
+    in_blocks = FeatureExtractor.in_blocks
+    monkeypatch.setattr(FeatureExtractor, "in_blocks", lambda *a: calls.append(1) or in_blocks(*a))
     encoder = random_encoder(small_config(style))
     gates = random_pruner(encoder.config, target_sparsity=0.3)()
     wave, sizes = padded_batch(lengths)

@@ -86,7 +86,6 @@ def test_commands_that_need_nothing_else(python, tmp_path, arguments, expected):
     ("arguments", "message"),
     [
         (["profile", "--upstream", "wav2vec2_base_960"], "s3prl is not installed"),
-        (["bench", "--peers", "s3prl", "--seconds", "1"], "s3prl takes part"),
         (["nothing"], "there is no command nothing"),
     ],
 )
@@ -95,6 +94,14 @@ def test_what_is_missing_is_said_in_one_sentence(python, tmp_path, arguments, me
     assert result.returncode != 0
     assert result.stderr.splitlines()[-1].startswith("error: "), result.stderr
     assert message in result.stderr
+
+
+def test_a_comparison_goes_on_without_a_package(python, tmp_path):
+    arguments = ("--peers", "s3prl", "--upstream", "wav2vec2_mini", "--seconds", "1", "--targets")
+    result = run(python, "-m", "espnet_hjprune.bin.hjprune", "bench", *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "s3prl is left out of the comparison, as it cannot be imported" in result.stderr
+    assert "speed-up against dense" in result.stdout
 
 
 def test_this_process_has_more(python):
