@@ -1,5 +1,6 @@
 """The plugin inside real ESPnet models: registration, loss, optimiser groups, compaction."""
 
+import argparse
 import copy
 import pickle
 import subprocess
@@ -25,6 +26,7 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet import precision
 from espnet_hjprune.espnet.frontend import HJPruneFrontend
 from espnet_hjprune.espnet.losses import find_upstreams
+from espnet_hjprune.espnet.tasks import after_build_optimizers
 from espnet_hjprune.espnet.training_options import check_options
 from espnet_hjprune.model.espnet_config import (
     DEFAULT_MODELS,
@@ -33,6 +35,7 @@ from espnet_hjprune.model.espnet_config import (
     is_model_option,
 )
 from espnet_hjprune.model.espnet_model import GatedModel, compact_model
+from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.pruning.noise import SharedNoise
 from espnet_hjprune.pruning.optimizer import GATES, MULTIPLIERS
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
@@ -693,6 +696,22 @@ def test_only_gpus_change_the_precision(asr, checkpoint):
         assert model.frontend.amp_dtype is None
     precision.use_mixed_precision({"use_amp": True, "ngpu": 1}, model)
     assert model.frontend.amp_dtype in (torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize(("compiles", "dry"), [(True, False), (True, True), (False, False)])
+def test_trainings_compile_the_encoder_where_they_shall(
+    asr, checkpoint, monkeypatch, compiles, dry
+):
+    config = options(checkpoint)
+    config["frontend_conf"]["compile"] = compiles
+    model = build_model(asr, config)
+    done = []
+    monkeypatch.setattr(SpeechUpstream, "compile_encoder", lambda self: done.append(self))
+    args = argparse.Namespace(use_amp=False, ngpu=0, dry_run=dry)
+    after_build_optimizers(
+        asr.ASRTask, args, model, [torch.optim.AdamW(model.parameters(), lr=1e-3)]
+    )
+    assert done == ([model.frontend.core] if compiles and not dry else [])
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])

@@ -1,5 +1,6 @@
 """What a training step asks of a device: one compiled graph, no waiting, little memory."""
 
+import copy
 import logging
 import warnings
 from dataclasses import replace
@@ -133,24 +134,31 @@ def test_one_graph_for_every_length(kind, family):
     assert counters["stats"]["unique_graphs"] == 1
 
 
-def test_an_upstream_is_compiled_for_training_only(monkeypatch):
-    upstream, _ = training(family_config("wav2vec2"), gated=False)
-    called = []
-    monkeypatch.setattr(
-        SpeechEncoder,
-        "compile",
-        lambda self, **options: setattr(
-            self, "_compiled_call_impl", lambda *a: called.append(options) or self.forward(*a)
-        ),
-    )
-    upstream.compile_encoder()
-    wave, lengths = padded_batch([4000])
-    upstream(wave, lengths)
-    assert called == [{"dynamic": True}]
-    hooked = []
-    upstream.encoder.register_forward_hook(lambda *a: hooked.append(1))
-    upstream.eval()(wave, lengths)
-    assert len(called) == 1 and hooked == [1]
+# torch warns of what it does itself.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_an_upstream_that_is_compiled():
+    """Its parts are a graph each for all lengths, and a copy is not compiled."""
+    config = family_config("wav2vec2")
+    config = replace(config, conv_layers=config.conv_layers[:3], heads=[4], ffn_sizes=[96])
+    options = UpstreamOptions(architecture=config, dropout=DropoutConfig(0.0, 0.0, 0.0, 0.0))
+    upstream = SpeechUpstream(options).train().double()
+    torch._dynamo.reset()
+    counters.clear()
+    upstream.compile_encoder(backend="aot_eager", fullgraph=True)
+    plain = copy.deepcopy(upstream)
+    for sizes in ([9000, 7000], [12000, 3000]):
+        wave, lengths = padded_batch(sizes)
+        results = []
+        for model in (plain, upstream):
+            before = counters["stats"]["unique_graphs"]
+            features, frames = model(wave.double(), lengths)
+            features.sin().sum().backward()
+            leaves = [leaf for leaf in model.encoder.parameters() if leaf.requires_grad]
+            results.append([features, frames, *(leaf.grad for leaf in leaves)])
+            assert model is upstream or counters["stats"]["unique_graphs"] == before
+        for expected, found in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
+    assert counters["stats"]["unique_graphs"] == 4
 
 
 def test_a_missing_compiler_is_named(monkeypatch):

@@ -99,17 +99,19 @@ class SpeechUpstream(nn.Module):
         logging.info("Gates on %s units", self.pruner.gates.log_alpha.numel())
         return self.pruner
 
-    def compile_encoder(self) -> None:
-        """Compile the encoder for training, which takes a minute or two at the first step.
+    def compile_encoder(self, **options: Any) -> None:
+        """Let ``torch.compile`` make the encoder's parts, which takes minutes at the first step.
 
-        Evaluation, which is over sooner than a compilation, stays as it is. A copy of the upstream
-        is not compiled.
+        A copy of the upstream is not compiled.
+
+        Args:
+            options: of ``torch.compile``.
 
         Raises:
             HJPruneError: there is no compiler.
         """
         check_compiler()
-        self.encoder.compile(dynamic=True)
+        self.encoder.compile_parts(**options)
 
     def reload_pretrained_parameters(self) -> None:
         """Load the upstream's weights again, where something has initialised them anew.
@@ -163,9 +165,7 @@ class SpeechUpstream(nn.Module):
             )
         gates = self.pruner() if self.pruner is not None else None
         all_states = self.layer != -1 or self.layer_weights is not None
-        # A call runs the compiled encoder, if there is one, which is for training only.
-        encode = self.encoder if self.training else self.encoder._call_impl
-        states, frames = encode(wave, lengths, gates, all_states, batch_invariant)
+        states, frames = self.encoder(wave, lengths, gates, all_states, batch_invariant)
         if self.layer_weights is not None:
             shares = self.layer_weights.softmax(0)
             features = torch.einsum("l,lbtd->btd", shares, torch.stack(states))

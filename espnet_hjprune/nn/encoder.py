@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -61,6 +63,23 @@ class SpeechEncoder(nn.Module):
     def output_size(self) -> int:
         """Width of the features that :meth:`forward` returns."""
         return self.config.output_size
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile CNN, projection, positional embedding and Transformer, for audio of any length.
+
+        They become a graph each. One of all would hold for some lengths only, as torch's Inductor
+        does not follow the number of frames through the divisions that it comes from.
+
+        Args:
+            options: of ``torch.compile``.
+        """
+        for part in (
+            self.feature_extractor,
+            self.feature_projection,
+            self.positional_embedding,
+            self.transformer,
+        ):
+            part.compile(dynamic=True, **options)
 
     def freeze_above(self, state: int) -> None:
         """Freeze what state number ``state`` does not depend on.
