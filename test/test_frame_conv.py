@@ -171,3 +171,18 @@ def test_derivatives_of_functions():
     for name, parameter in parameters.items():
         if parameter.requires_grad:
             torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_derivatives_reach_the_affine_of_a_gated_norm():
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 8, 5).double(), torch.randn(4, 5, 3).double()
+    share = torch.tensor([0.0, 0.25, 0.25, 0.25, 0.25]).double()
+    affine = [torch.rand(5).double().requires_grad_() for _ in range(2)]
+
+    def loss(*affine):
+        return frame_conv(x, weight, None, 2, None, LayerNorm(*affine, 1e-5, share)).square().sum()
+
+    found = torch.func.grad(loss, (0, 1))(*affine)
+    for ours, expected in zip(found, torch.autograd.grad(loss(*affine), affine), strict=True):
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(ours, expected)

@@ -97,12 +97,18 @@ def gradients(encoder, function, wave, lengths, gates, leaves):
 # torch warns of what it does itself.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("kind", "family"),
-    [("dense", "wav2vec2"), ("gated", "wav2vec2"), ("gated", "wavlm"), ("compact", "wav2vec2")],
+    ("kind", "family", "style"),
+    [
+        ("dense", "wav2vec2", "base"),
+        ("gated", "wav2vec2", "base"),
+        ("gated", "wav2vec2", "large"),
+        ("gated", "wavlm", "base"),
+        ("compact", "wav2vec2", "base"),
+    ],
 )
-def test_one_graph_for_every_length(kind, family):
+def test_one_graph_for_every_length(kind, family, style):
     """``fullgraph`` refuses breaks; a second graph would be a recompilation."""
-    config = family_config(family)
+    config = family_config(family, style)
     config = replace(config, conv_layers=config.conv_layers[:3], heads=[4], ffn_sizes=[96])
     encoder = random_encoder(config).double()
     pruner = random_pruner(config, target_sparsity=0.3).double()

@@ -83,7 +83,7 @@ def _activate(
         return x, ()
     if share is not None:
         with torch.autocast(x.device.type, enabled=False):
-            normed, *statistics = kept_norm(x, share, weight.detach(), bias.detach(), None, eps)
+            normed, *statistics = kept_norm(x, share, weight, bias, None, eps)
         return normed, tuple(statistics)
     normed, *statistics = torch.ops.aten.native_layer_norm(
         x, [x.shape[-1]], weight.to(x.dtype), bias.to(x.dtype), eps
@@ -194,7 +194,7 @@ def _frame_conv_backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | N
     norm_grads: list[torch.Tensor | None] = [None, None]
     if share is not None:
         x_grad, *norm_grads, _ = kept_norm_backward(
-            normed_grad, x, share, norm_weight.detach(), norm_bias.detach(), None, *statistics
+            normed_grad, x, share, norm_weight, norm_bias, None, *statistics
         )
     elif norm_weight is not None:
         x_grad, *norm_grads = torch.ops.aten.native_layer_norm_backward(

@@ -29,7 +29,7 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function of tensors when it is first called with some on a GPU.
 
     Its arguments are positional, the first is a tensor. Sizes may change from call to call. Where
-    the compiler fails, a warning says so and the function runs step by step.
+    autograd watches, or the compiler fails, which a warning says, the function runs step by step.
     """
     compiled: Any = None
 
@@ -37,12 +37,15 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         nonlocal compiled
         x = args[0]
-        if torch.compiler.is_compiling() or not isinstance(x, torch.Tensor) or not x.is_cuda:
+        watched = torch.compiler.is_compiling() or torch.is_grad_enabled()
+        if watched or not isinstance(x, torch.Tensor) or not x.is_cuda:
             return function(*args, **kwargs)
         if compiled is None:
             compiled = torch.compile(function, dynamic=True) if can_compile() else function
         try:
-            result: R = compiled(*args, **kwargs)
+            # Parameters themselves would be compiled for one width each.
+            plain = [a.detach() if isinstance(a, torch.nn.Parameter) else a for a in args]
+            result: R = compiled(*plain, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().partition("\n")[0]
             logging.warning("%s is not compiled, so it takes longer: %s", function.__name__, reason)

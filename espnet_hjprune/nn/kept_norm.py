@@ -94,8 +94,7 @@ class KeptNorm(torch.autograd.Function):
         """Normalise ``(..., features)``."""
         # Autocast would run the products in half precision.
         with torch.autocast(x.device.type, enabled=False):
-            # Parameters would be compiled for one width each.
-            y, mean, rstd = kept_norm(x, share, weight.detach(), bias.detach(), value, eps)
+            y, mean, rstd = kept_norm(x, share, weight, bias, value, eps)
         ctx.save_for_backward(x, share, weight, bias, value, mean, rstd)
         return y
 
@@ -103,10 +102,9 @@ class KeptNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the arguments."""
-        x, share, weight, bias, *others = ctx.saved_tensors
-        dtype = weight.dtype
-        with torch.autocast(x.device.type, enabled=False):
+        dtype = ctx.saved_tensors[2].dtype
+        with torch.autocast(grad.device.type, enabled=False):
             x_grad, weight_grad, bias_grad, value_grad = kept_norm_backward(
-                grad, x, share, weight.detach(), bias.detach(), *others
+                grad, *ctx.saved_tensors
             )
         return x_grad, None, weight_grad.to(dtype), bias_grad.to(dtype), value_grad, None
