@@ -6,3 +6,5 @@ SAMPLE_RATE = 16000
 AUDIO_FORMATS = ("flac", "wav", "flac.ark")
 # Factors of speed perturbation.
 SLOWEST, FASTEST = 0.5, 2.0
+# Samples from one frame of an upstream to the next, and those that the first one sees.
+FRAME_SHIFT, FRAME_LENGTH = 320, 400

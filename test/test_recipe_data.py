@@ -81,7 +81,7 @@ def test_table_round_trip_is_sorted(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"a 1\na 2\n", "text:2 has 'a' a second time"),
-        (b"a 1\n\n", "text:2"),
+        (b"a 1\n\nb 2\n", "text:2 is an empty line"),
         (b"a \xff\n", "UTF-8"),
     ],
 )
@@ -426,7 +426,6 @@ def test_length_limits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
         ("text", "b HELLO\n", "utterance a has no transcript in"),
         ("text", "a A\nb B\nc C\n", "utterance c of .* has no audio in"),
         ("utt2spk", "a s\n", "utterance b has no speaker in"),
-        ("wav.scp", "a sph2pipe a.sph |\nb b.wav\n", "utterance a of .* no command"),
         ("wav.scp", "", "wav.scp is empty"),
         ("segments", "a x 0 1\n", "x of .*segments has no audio in .*wav.scp"),
         ("segments", "a a 0\n", "segments has for a no 'recording start end', but 'a 0'"),

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from espnet_hjprune.atomic import write_text
 from espnet_hjprune.corpora.download import RemoteFile, fetch, unpacked
+from espnet_hjprune.corpora.files import visible
 from espnet_hjprune.data.datadir import Utterance, combine_data_dirs, read_table, write_data_dir
+from espnet_hjprune.data.lines import read_lines
 from espnet_hjprune.errors import HJPruneError
 
 BASE_URL = "https://www.openslr.org/resources/12"
@@ -61,7 +63,7 @@ def download(
         fetch(RemoteFile(url, published.bytes, f"md5:{published.md5}"), archive)
         with unpacked(archive) as content:
             corpus.mkdir(exist_ok=True)
-            for path in (content / "LibriSpeech").glob("*.TXT"):
+            for path in visible(content / "LibriSpeech", "*.TXT"):
                 path.replace(corpus / path.name)
             # Last, because a subset that is there counts as complete.
             (content / "LibriSpeech" / subset).rename(corpus / subset)
@@ -80,7 +82,7 @@ def read_genders(path: Path) -> dict[str, str]:
     """
     genders: dict[str, str] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except FileNotFoundError:
         raise HJPruneError(
             f"{path} does not exist; LIBRISPEECH in db.sh must be the directory that holds "
@@ -102,7 +104,7 @@ def _read_chapter(directory: Path) -> Iterator[Utterance]:
     """The utterances of one chapter, each with its audio and its transcript."""
     reader, chapter = directory.parent.name, directory.name
     transcripts_path = directory / f"{reader}-{chapter}.trans.txt"
-    audio = {path.stem: path for path in directory.glob("*.flac")}
+    audio = {path.stem: path for path in visible(directory, "*.flac")}
     if not transcripts_path.exists():
         raise HJPruneError(f"{transcripts_path} does not exist; the copy is incomplete, renew it")
     transcripts = read_table(transcripts_path)
@@ -132,9 +134,7 @@ def read_subset(corpus: Path, subset: str) -> list[Utterance]:
             f"{directory} does not exist; correct LIBRISPEECH in db.sh, or give --download true"
         )
     utterances = [
-        utterance
-        for chapter in sorted(directory.glob("*/*/"))
-        for utterance in _read_chapter(chapter)
+        utterance for chapter in visible(directory, "*/*/") for utterance in _read_chapter(chapter)
     ]
     if not utterances:
         raise HJPruneError(f"{directory} has no <reader>/<chapter>/ directories; renew the copy")

@@ -22,6 +22,8 @@ from typing import Any
 from espnet_hjprune.atomic import write_text
 from espnet_hjprune.corpora.download import RemoteFile, fetch, fetch_json, unpacked
 from espnet_hjprune.data.datadir import Utterance, write_data_dir
+from espnet_hjprune.data.lines import read_lines
+from espnet_hjprune.data.transcripts import plain_text
 from espnet_hjprune.errors import HJPruneError
 
 AUDIO_RECORD = "https://zenodo.org/api/records/4274930"
@@ -64,17 +66,15 @@ def metadata_path(corpus: Path) -> Path:
     return corpus / "dataset" / "slurp" / "metadata.json"
 
 
-def _read(path: Path) -> str:
-    """Read a text file of the corpus."""
+def _read(path: Path) -> list[str]:
+    """Read the lines of a text file of the corpus."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_lines(path)
     except FileNotFoundError:
         raise HJPruneError(
             f"{path} does not exist; SLURP in db.sh must be the directory that holds dataset/ and "
             "audio/, or give --download true"
         ) from None
-    except UnicodeDecodeError as error:
-        raise HJPruneError(f"{path} is no UTF-8 text ({error.reason}); renew the copy") from None
 
 
 def read_recordings(corpus: Path, part: str) -> Iterator[SlurpRecording]:
@@ -84,12 +84,12 @@ def read_recordings(corpus: Path, part: str) -> Iterator[SlurpRecording]:
         HJPruneError: the file is missing, or a line is not a prompt of SLURP.
     """
     path = annotation_path(corpus, part)
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    for number, line in enumerate(_read(path), 1):
         try:
             prompt = json.loads(line)
             label = f"{prompt['scenario']}_{prompt['action']}"
             files = [recording["file"] for recording in prompt["recordings"]]
-            sentence = str(prompt["sentence"])
+            sentence = plain_text(str(prompt["sentence"]))
         except (ValueError, KeyError, TypeError):
             raise HJPruneError(
                 f"{path}:{number} is no JSON object with sentence, scenario, action and "
@@ -114,7 +114,7 @@ def read_speakers(corpus: Path) -> dict[str, str]:
     try:
         return {
             file: str(recording["usrid"])
-            for prompt in json.loads(_read(path)).values()
+            for prompt in json.loads("\n".join(_read(path))).values()
             for file, recording in prompt["recordings"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_hjprune.atomic import write_text
+from espnet_hjprune.data.lines import read_lines
 from espnet_hjprune.errors import HJPruneError
 
 NO_SPEECH = "ignore_time_segment_in_scoring"
@@ -42,11 +43,7 @@ def read_stm(path: Path) -> Iterator[StmLine]:
     Raises:
         HJPruneError: a line has another form, or the file is no text in UTF-8.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise HJPruneError(f"{path} is no text in UTF-8 ({error.reason}); convert it") from error
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip() or line.startswith(";;"):
             continue
         # Filled up with empty words, so that a line that is too short fails by its times.

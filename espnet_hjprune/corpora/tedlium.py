@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_hjprune.corpora.download import RemoteFile, fetch, unpacked
+from espnet_hjprune.corpora.files import visible
 from espnet_hjprune.corpora.stm import MARKER, NO_SPEECH, StmLine, read_stm
 from espnet_hjprune.data.datadir import Segment, Utterance, write_data_dir
 from espnet_hjprune.errors import HJPruneError
@@ -72,7 +73,7 @@ def find_test(corpus: Path) -> Path:
     Raises:
         HJPruneError: there is none.
     """
-    releases = [corpus, *sorted(corpus.glob("TEDLIUM_release*"))]
+    releases = [corpus, *visible(corpus, "TEDLIUM_release*")]
     for release in releases:
         for directory in (release / "legacy/test", release / "test"):
             if (directory / "stm").is_dir():
@@ -94,7 +95,7 @@ def _audio(directory: Path, talk: str) -> str:
 
 def _read_lines(directory: Path) -> list[StmLine]:
     """All lines of a set's stm files."""
-    return [line for path in sorted((directory / "stm").glob("*.stm")) for line in read_stm(path)]
+    return [line for path in visible(directory / "stm", "*.stm") for line in read_stm(path)]
 
 
 def _utterance_id(name: str, line: StmLine) -> str:

@@ -1,6 +1,7 @@
 """Audio files: looking into them, reading them as mono at one rate, and simple signal work.
 
-Where a file is read, its name may also be a position in a Kaldi archive, ``archive.ark:123``.
+Where a file is read, its name may also be a position in a Kaldi archive, ``archive.ark:123``, or a
+command that writes audio, ``sox a.sph -t wav - |``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import io
 import os
 import re
+import subprocess
 from dataclasses import dataclass
+from functools import lru_cache
 from math import gcd
 from pathlib import Path
 
@@ -18,10 +21,23 @@ import soundfile
 from espnet_hjprune.errors import HJPruneError
 
 _ARK_POSITION = re.compile(r"(.+\.ark):(\d+)", re.DOTALL)
+# What libsndfile notes about a header that promises another length (bytes) than there is.
+_LENGTH_NOTE = re.compile(r"^\s*([A-Za-z ]+?)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+# Chunks of samples, of containers in which other chunks may follow.
+_SAMPLE_CHUNKS = {"WAV": "data", "WAVEX": "data", "AIFF": "SSND", "AU": "Data Size"}
+# Programs that write to a pipe cannot know the length, and promise about as much as they can.
+_UNKNOWN_LENGTH = 0x7FFF0000
+# Bytes of SPHERE's header, and the samples per channel in it.
+_SPHERE_HEAD = 1024
+_SPHERE_LENGTH = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)
 
 
 class AudioError(HJPruneError):
     """An audio file that cannot be used; the message says which and why."""
+
+
+class EmptyAudioError(AudioError):
+    """A readable audio file without a single sample."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +69,39 @@ def is_ark_position(location: str) -> bool:
     return _ARK_POSITION.fullmatch(location) is not None
 
 
+def is_command(location: str) -> bool:
+    """Whether this is a command whose output is the audio."""
+    return location.endswith("|")
+
+
+# One recording's segments come one after another.
+@lru_cache(maxsize=1)
+def _output_of(command: str) -> bytes:
+    """What a command of wav.scp writes.
+
+    Raises:
+        AudioError: it fails or writes nothing.
+    """
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command.removesuffix("|")],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    if done.returncode or not done.stdout:
+        words = done.stderr.decode("utf-8", "replace").strip().split("\n")[-1]
+        reason = words or f"it ended with status {done.returncode}"
+        raise AudioError(f"the command '{command}' gives no audio ({reason})")
+    return done.stdout
+
+
 def _open(path: str | Path) -> soundfile.SoundFile:
     """Open a file, or the audio that Kaldi (WAV) or kaldiio (any form) put into an archive."""
-    found = _ARK_POSITION.fullmatch(os.fspath(path))
+    location = os.fspath(path)
+    if is_command(location):
+        return soundfile.SoundFile(io.BytesIO(_output_of(location)))
+    found = _ARK_POSITION.fullmatch(location)
     if not found:
-        return soundfile.SoundFile(os.fspath(path))
+        return soundfile.SoundFile(location)
     with open(found[1], "rb") as ark:
         start = int(found[2])
         ark.seek(start)
@@ -75,6 +119,30 @@ def _open(path: str | Path) -> soundfile.SoundFile:
         return soundfile.SoundFile(io.BytesIO(ark.read(size)))
 
 
+def _is_cut(audio: soundfile.SoundFile) -> bool:
+    """Whether the header promises more than there is, which libsndfile passes over."""
+    chunk = _SAMPLE_CHUNKS.get(audio.format)
+    for name, promised, there in _LENGTH_NOTE.findall(audio.extra_info):
+        if chunk in (None, name) and int(there) < int(promised) < _UNKNOWN_LENGTH:
+            return True
+    if audio.format != "NIST":
+        return False
+    if isinstance(audio.name, io.BytesIO):
+        head = bytes(audio.name.getbuffer()[:_SPHERE_HEAD])
+    else:
+        with open(audio.name, "rb") as file:
+            head = file.read(_SPHERE_HEAD)
+    found = _SPHERE_LENGTH.search(head)
+    return found is not None and int(found[1]) > audio.frames
+
+
+def _named(path: str | Path) -> str:
+    """The audio as messages call it."""
+    if is_command(os.fspath(path)):
+        return f"the output of the command '{path}'"
+    return f"audio file {path}"
+
+
 def probe(path: str | Path) -> AudioInfo:
     """Read the header of an audio file and make sure that the last sample is there.
 
@@ -86,17 +154,19 @@ def probe(path: str | Path) -> AudioInfo:
             info = AudioInfo(
                 audio.frames, audio.samplerate, audio.channels, audio.format, audio.subtype
             )
-            if info.frames > 0:
+            cut = _is_cut(audio)
+            if info.frames > 0 and not cut:
                 audio.seek(info.frames - 1)
-                if len(audio.read(1)) != 1:
-                    raise AudioError(f"audio file {path} is truncated")
+                cut = len(audio.read(1)) != 1
     except (soundfile.LibsndfileError, OSError) as error:
         found = _ARK_POSITION.fullmatch(os.fspath(path))
-        exists = Path(found[1] if found else path).exists()
+        exists = is_command(os.fspath(path)) or Path(found[1] if found else path).exists()
         reason = f"is unreadable ({error})" if exists else "does not exist"
-        raise AudioError(f"audio file {path} {reason}") from None
+        raise AudioError(f"{_named(path)} {reason}") from None
+    if cut:
+        raise AudioError(f"{_named(path)} is truncated")
     if info.frames == 0:
-        raise AudioError(f"audio file {path} is empty")
+        raise EmptyAudioError(f"{_named(path)} is empty")
     return info
 
 
@@ -123,19 +193,22 @@ def read_mono(
         end: where to stop, in seconds; ``None`` for the end of the file.
 
     Raises:
-        AudioError: the file cannot be decoded to its end, or starts later than ``start``.
+        AudioError: the file cannot be decoded to its end, ends before ``start``, or has samples
+            that are no finite numbers.
     """
     try:
         with _open(path) as audio:
             file_rate = audio.samplerate
             first = round(start * file_rate)
             if first and first >= audio.frames:
-                raise AudioError(f"audio file {path} ends before {start:g} s")
+                raise AudioError(f"{_named(path)} ends before {start:g} s")
             audio.seek(first)
             count = -1 if end is None else round(end * file_rate) - first
             samples = audio.read(count, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(f"audio file {path} is unreadable ({error})") from None
+        raise AudioError(f"{_named(path)} is unreadable ({error})") from None
+    if not np.isfinite(samples[:, 0]).all():
+        raise AudioError(f"{_named(path)} has NaN or infinite samples")
     return resample(np.ascontiguousarray(samples[:, 0]), file_rate, rate)
 
 

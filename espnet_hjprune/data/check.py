@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.data import audio
 from espnet_hjprune.data.datadir import read_table
+from espnet_hjprune.data.ids import check_scored_ids, check_speakers
+from espnet_hjprune.data.transcripts import odd_characters
 from espnet_hjprune.errors import HJPruneError
 
 # What ESPnet calls audio: formatted, or as the user had it.
@@ -47,6 +50,7 @@ def check_dump(directory: Path, audio_format: str, trains: bool = True) -> None:
             "with one channel"
         )
     wav_scp, text = read_table(directory / "wav.scp"), read_table(directory / "text")
+    _check_for_espnet(directory, text)
     if not wav_scp:
         raise HJPruneError(f"{directory}/wav.scp is empty; prepare the data again")
     _check_locations(directory, wav_scp, audio_format)
@@ -58,7 +62,7 @@ def check_dump(directory: Path, audio_format: str, trains: bool = True) -> None:
                 "from the other tables"
             )
     if not trains:
-        _check_speakers(directory, text)
+        _check_scored(directory, text)
     _check_audio(directory, wav_scp)
 
 
@@ -67,26 +71,47 @@ def _read_word(path: Path) -> str:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
-def _check_speakers(directory: Path, text: Mapping[str, str]) -> None:
+def _check_for_espnet(directory: Path, text: Mapping[str, str]) -> None:
+    """Whether ESPnet, which reads the tables by itself, finds in them what they say."""
+    remedy = "make the data by stage 2, which mends that, or mend it yourself"
+    for path in (directory / "wav.scp", directory / "text"):
+        data = path.read_bytes()
+        problems = {
+            "a byte-order mark": data.startswith(codecs.BOM_UTF8),
+            "carriage returns": b"\r" in data,
+            "an empty line": not all(line.strip() for line in data.split(b"\n")[:-1]),
+        }
+        for problem, is_there in problems.items():
+            if is_there:
+                raise HJPruneError(f"{path} has {problem}, which ESPnet does not read; {remedy}")
+    for utt_id, line in text.items():
+        odd = odd_characters(line)
+        if odd:
+            raise HJPruneError(
+                f"the transcript of {utt_id} in {directory}/text has U+{ord(min(odd)):04X}, which "
+                f"ESPnet takes for no token; {remedy}"
+            )
+
+
+def _check_scored(directory: Path, text: Mapping[str, str]) -> None:
     """Whether all utterances have speakers, and names that sclite can read."""
     utt2spk = read_table(directory / "utt2spk")
     for utt_id in text:
         if utt_id not in utt2spk:
             raise HJPruneError(f"utterance {utt_id} has no speaker in {directory}/utt2spk; add it")
-        if not {"(", ")"}.isdisjoint(utt_id + utt2spk[utt_id]):
-            raise HJPruneError(
-                f"utterance {utt_id} of {directory}/utt2spk or its speaker has a parenthesis, "
-                "which sclite cannot read; rename it"
-            )
+    scored = {utt_id: utt2spk[utt_id] for utt_id in text}
+    check_speakers(scored, directory / "utt2spk")
+    check_scored_ids(scored, directory / "utt2spk")
 
 
 def _check_locations(directory: Path, wav_scp: Mapping[str, str], audio_format: str) -> None:
     """Whether all audio is what ESPnet reads with this format: files, or positions in archives."""
     in_archive = audio_format.endswith(".ark")
     for utt_id, location in wav_scp.items():
-        if location.endswith("|"):
+        if audio.is_command(location):
             raise HJPruneError(
-                f"{utt_id} of {directory}/wav.scp is a command; write the audio to a file first"
+                f"{utt_id} of {directory}/wav.scp is a command, which only stage 2 runs; write its "
+                "audio to a file"
             )
         if audio.is_ark_position(location) != in_archive:
             kind, better = ("a file", "flac") if in_archive else ("in an archive", "flac.ark")

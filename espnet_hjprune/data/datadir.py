@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_hjprune.atomic import replaced_directory, write_text
+from espnet_hjprune.data.lines import read_lines
 from espnet_hjprune.errors import HJPruneError
 
 
@@ -42,23 +43,21 @@ def read_table(path: str | Path) -> dict[str, str]:
     """Read ``key value`` lines; a line with a key only has the value ``""``.
 
     Raises:
-        HJPruneError: the file is missing, is no UTF-8 text, or has an empty line or a key twice.
+        HJPruneError: the file is missing, is no UTF-8 text, or has a key twice, an empty line
+            before its end, or a carriage return within a line.
     """
-    path = Path(path)
     table: dict[str, str] = {}
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                key, *value = line.rstrip().split(maxsplit=1) or [""]
-                if not key:
-                    raise HJPruneError(f"{path}:{number} is an empty line; remove it")
-                if key in table:
-                    raise HJPruneError(f"{path}:{number} has '{key}' a second time; remove one")
-                table[key] = value[0] if value else ""
+        lines = read_lines(path)
     except FileNotFoundError:
         raise HJPruneError(f"{path} does not exist; run the earlier stages first") from None
-    except UnicodeDecodeError as error:
-        raise HJPruneError(f"{path} is no UTF-8 text ({error.reason}); convert it") from None
+    for number, line in enumerate(lines, 1):
+        key, *value = line.rstrip().split(maxsplit=1) or [""]
+        if not key:
+            raise HJPruneError(f"{path}:{number} is an empty line; remove it")
+        if key in table:
+            raise HJPruneError(f"{path}:{number} has '{key}' a second time; remove one")
+        table[key] = value[0] if value else ""
     return table
 
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from espnet_hjprune.atomic import replaced_directory, write_text
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.data import audio
-from espnet_hjprune.data.datadir import read_segments, read_table, speaker_table, write_table
+from espnet_hjprune.data.datadir import read_table, speaker_table, write_table
+from espnet_hjprune.data.ids import check_scored_ids
+from espnet_hjprune.data.sources import (
+    AudioSource,
+    check_tables,
+    count_commands,
+    read_audio_sources,
+)
+from espnet_hjprune.data.transcripts import plain_transcripts
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.parallel import parallel_map
 from espnet_hjprune.progress import progress_bar
 
 # Utterances that a process converts in one go, and that share a directory or an ark file.
@@ -22,12 +32,17 @@ MAX_CHUNK = 500
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """What to make: one of ``AUDIO_FORMATS``, a rate in Hz, and limits in seconds."""
+    """What to make: one of ``AUDIO_FORMATS``, a rate in Hz, and limits in seconds.
+
+    ``is_scored`` is for test sets, whose utterances count as they are: an empty one stays as one
+    without audio, and sclite must be able to hold their names.
+    """
 
     name: str = "flac"
     rate: int = SAMPLE_RATE
     min_seconds: float = 0.0
     max_seconds: float = float("inf")
+    is_scored: bool = False
 
     @property
     def container(self) -> str:
@@ -41,24 +56,6 @@ class AudioFormat:
 
 
 @dataclass(frozen=True)
-class AudioSource:
-    """Where an utterance's audio is: a file, or its part from ``start`` to ``end`` seconds.
-
-    The file may also be a position in an archive (:mod:`espnet_hjprune.data.audio`); ``end`` is
-    ``None`` for its end.
-    """
-
-    path: str
-    start: float = 0.0
-    end: float | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is the whole file."""
-        return self.start == 0 and self.end is None
-
-
-@dataclass(frozen=True)
 class FormattedAudio:
     """What became of an utterance.
 
@@ -67,16 +64,20 @@ class FormattedAudio:
         samples: its length at the new rate.
         skipped: why its audio cannot be used; empty when it can.
         too_short_or_long: left out because of its length.
+        is_empty: it has no samples.
         resampled: it had another rate.
         mixed: it had several channels, of which the first was taken.
+        peak: the largest absolute value, if that is more than a file with integers can hold.
     """
 
     location: str = ""
     samples: int = 0
     skipped: str = ""
     too_short_or_long: bool = False
+    is_empty: bool = False
     resampled: bool = False
     mixed: bool = False
+    peak: float = 0.0
 
 
 def _convert(
@@ -93,12 +94,15 @@ def _convert(
             return FormattedAudio(too_short_or_long=True)
         resampled, mixed = info.rate != form.rate, info.channels > 1
         fits = (info.container, info.subtype) == (form.container.upper(), "PCM_16")
-        packed = form.is_ark or audio.is_ark_position(source.path)
-        if fits and source.is_whole and not (resampled or mixed or packed):
+        is_file = not (audio.is_ark_position(source.path) or audio.is_command(source.path))
+        if fits and source.is_whole and is_file and not (resampled or mixed or form.is_ark):
             return FormattedAudio(source.path, info.frames)
         samples = audio.read_mono(source.path, form.rate, source.start, source.end)
     except audio.AudioError as error:
-        return FormattedAudio(skipped=str(error))
+        is_empty = isinstance(error, audio.EmptyAudioError)
+        return FormattedAudio(skipped=str(error), is_empty=is_empty)
+    if not len(samples):
+        return FormattedAudio(skipped="it is shorter than a sample", is_empty=True)
     directory.mkdir(parents=True, exist_ok=True)
     if form.is_ark:
         import kaldiio
@@ -119,7 +123,10 @@ def _convert(
         path = directory / f"{utt_id}.{form.container}"
         audio.write_audio(path, samples, form.rate)
         location = str(final_directory / path.name)
-    return FormattedAudio(location, len(samples), resampled=resampled, mixed=mixed)
+    peak = float(np.abs(samples).max())
+    return FormattedAudio(
+        location, len(samples), resampled=resampled, mixed=mixed, peak=peak if peak > 1 else 0.0
+    )
 
 
 def _convert_chunk(
@@ -134,76 +141,28 @@ def _convert_chunk(
     return [_convert(item, form, root / name, final_root / name) for item in items]
 
 
-def read_audio_sources(directory: Path) -> dict[str, AudioSource]:
-    """Where the audio of every utterance of a data directory is, by ``wav.scp`` and ``segments``.
-
-    Raises:
-        HJPruneError: a file is missing or wrong, or a segment's recording is not in wav.scp.
-    """
-    files = read_table(directory / "wav.scp")
-    if not (directory / "segments").exists():
-        return {utt_id: AudioSource(file) for utt_id, file in files.items()}
-    sources = {}
-    for utt_id, segment in read_segments(directory / "segments").items():
-        if segment.recording not in files:
-            raise HJPruneError(
-                f"{segment.recording} of {directory}/segments has no audio in {directory}/wav.scp; "
-                "add it"
-            )
-        sources[utt_id] = AudioSource(files[segment.recording], segment.start, segment.end)
-    return sources
-
-
-def check_tables(
-    source: Path, sources: dict[str, AudioSource], text: dict[str, str], utt2spk: dict[str, str]
-) -> None:
-    """Make sure that every utterance has audio as a file, a transcript and a speaker.
-
-    Args:
-        source: the data directory, for messages.
-        sources: its audio.
-        text: its transcripts.
-        utt2spk: its speakers.
-
-    Raises:
-        HJPruneError: something is missing, an id has a ``/``, or audio is a command.
-    """
-    listed = source / ("segments" if (source / "segments").exists() else "wav.scp")
-    if not sources:
-        raise HJPruneError(f"{listed} is empty; prepare the data again")
-    for utt_id, entry in sources.items():
-        if not text.get(utt_id):
-            raise HJPruneError(
-                f"utterance {utt_id} has no transcript in {source}/text; add it, or remove the "
-                "utterance"
-            )
-        if utt_id not in utt2spk:
-            raise HJPruneError(f"utterance {utt_id} has no speaker in {source}/utt2spk; add it")
-        if not entry.path or entry.path.endswith("|") or "/" in utt_id:
-            raise HJPruneError(
-                f"utterance {utt_id} of {source}/wav.scp must have an id without '/' and one audio "
-                "file, no command; write the audio to a file first"
-            )
-    without_audio = sorted(text.keys() - sources.keys())
-    if without_audio:
-        raise HJPruneError(
-            f"utterance {without_audio[0]} of {source}/text has no audio in {listed}; "
-            "add it, or remove the transcript"
-        )
-
-
 def _report(source: Path, results: dict[str, FormattedAudio], form: AudioFormat) -> None:
     """Say what was changed and what was left out."""
-    skipped = {utt_id: result.skipped for utt_id, result in results.items() if result.skipped}
+    empty = [utt_id for utt_id, r in results.items() if form.is_scored and r.is_empty]
+    skipped = {
+        utt_id: r.skipped for utt_id, r in results.items() if r.skipped and utt_id not in empty
+    }
     for utt_id, reason in skipped.items():
         logging.warning("utterance %s is left out: %s", utt_id, reason)
+    loud = {utt_id: result.peak for utt_id, result in results.items() if result.peak}
+    loudest = max(loud, key=lambda utt_id: loud[utt_id], default="")
     counts = {
         "left out because their audio is unusable": len(skipped),
         f"left out because they are not {form.min_seconds:g} to {form.max_seconds:g} s long": (
             sum(result.too_short_or_long for result in results.values())
         ),
+        f"without a single sample, such as {min(empty, default='')}, and count as not recognised": (
+            len(empty)
+        ),
         f"resampled to {form.rate} Hz": sum(result.resampled for result in results.values()),
         "reduced to their first channel": sum(result.mixed for result in results.values()),
+        "clipped, as samples must lie between -1 and 1 (or be integers), and those of "
+        f"{loudest} reach {loud.get(loudest, 0):g}": len(loud),
     }
     for what, count in counts.items():
         if count:
@@ -221,7 +180,8 @@ def format_data(source: Path, output: Path, form: AudioFormat, nj: int = 4) -> i
 
     It gets wav.scp, text, utt2spk, spk2utt, utt2num_samples, feats_type and audio_format. A file
     that already fits is referred to, any other is converted into ``output/data``. Unusable
-    audio is named, left out and counted.
+    audio is named, left out and counted. Transcripts get their plain form
+    (:mod:`espnet_hjprune.data.transcripts`).
 
     Args:
         source: a data directory with wav.scp, text, utt2spk and, where utterances are parts of
@@ -234,11 +194,16 @@ def format_data(source: Path, output: Path, form: AudioFormat, nj: int = 4) -> i
         The number of utterances in ``output``.
 
     Raises:
-        HJPruneError: an utterance lacks a transcript, a speaker or a file, or none is usable.
+        HJPruneError: an utterance lacks a transcript, a speaker or a file, has a name that cannot
+            be used, or none is usable.
     """
     sources = read_audio_sources(source)
     text, utt2spk = (read_table(source / name) for name in ("text", "utt2spk"))
+    text = plain_transcripts(text, source / "text")
     check_tables(source, sources, text, utt2spk)
+    if form.is_scored:
+        check_scored_ids({utt_id: utt2spk[utt_id] for utt_id in sources}, source / "utt2spk")
+    count_commands(source, sources)
     items = sorted(sources.items())
     # Eight chunks a process: the last ones end at about the same time.
     size = min(max(len(items) // (8 * nj), 1), MAX_CHUNK)
@@ -249,19 +214,20 @@ def format_data(source: Path, output: Path, form: AudioFormat, nj: int = 4) -> i
         )
         results: dict[str, FormattedAudio] = {}
         with (
-            ProcessPoolExecutor(nj) as pool,
+            parallel_map(nj) as run,
             progress_bar(total=len(items), desc=f"format {source.name}", unit="utt") as progress,
         ):
-            converted = pool.map(convert, enumerate(chunks, 1))
+            converted = run(convert, enumerate(chunks, 1))
             for chunk, chunk_results in zip(chunks, converted, strict=True):
                 results |= {utt_id: r for (utt_id, _), r in zip(chunk, chunk_results, strict=True)}
                 progress.update(len(chunk))
         _report(source, results, form)
-        kept = {utt_id: result for utt_id, result in results.items() if result.location}
-        write_table(directory / "wav.scp", {utt_id: r.location for utt_id, r in kept.items()})
+        usable = {utt_id: result for utt_id, result in results.items() if result.location}
+        write_table(directory / "wav.scp", {utt_id: r.location for utt_id, r in usable.items()})
         write_table(
-            directory / "utt2num_samples", {utt_id: r.samples for utt_id, r in kept.items()}
+            directory / "utt2num_samples", {utt_id: r.samples for utt_id, r in usable.items()}
         )
+        kept = [u for u, r in results.items() if r.location or (form.is_scored and r.is_empty)]
         write_table(directory / "text", {utt_id: text[utt_id] for utt_id in kept})
         kept_speakers = {utt_id: utt2spk[utt_id] for utt_id in kept}
         write_table(directory / "utt2spk", kept_speakers)

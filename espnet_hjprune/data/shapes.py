@@ -6,14 +6,19 @@ The stage of ESPnet reads all audio and imports torch to find what is known alre
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
+from espnet_hjprune.constants import FRAME_LENGTH, FRAME_SHIFT
 from espnet_hjprune.data import audio
 from espnet_hjprune.data.datadir import read_table, write_table
-from espnet_hjprune.data.tokens import build_tokenizer, read_token_list
+from espnet_hjprune.data.tokens import build_tokenizer, check_meaning, read_token_list
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.progress import progress_bar
+
+# Utterances that a message names.
+_NAMED = 5
 
 
 def write_shapes(
@@ -37,13 +42,16 @@ def write_shapes(
         The number of utterances.
 
     Raises:
-        HJPruneError: a file is missing, or an utterance has no audio.
+        HJPruneError: a file is missing, an utterance has no audio, or a word has another meaning
+            to the model.
     """
     texts = read_table(data_dir / "text")
     samples = _count_samples(data_dir, texts)
     vocabulary = read_token_list(token_list)
     known, tokenizer = set(vocabulary), build_tokenizer(token_type, bpemodel)
     tokens = {utt_id: tokenizer(text) for utt_id, text in texts.items()}
+    check_meaning(tokens.values(), data_dir / "text")
+    _count_unalignable(data_dir, {utt_id: int(n) for utt_id, n in samples.items()}, tokens)
     unknown = sorted({token for line in tokens.values() for token in line} - known)
     if unknown:
         logging.warning(
@@ -59,6 +67,30 @@ def write_shapes(
         {utt_id: f"{len(line)},{len(vocabulary)}" for utt_id, line in tokens.items()},
     )
     return len(samples)
+
+
+def _count_unalignable(
+    data_dir: Path, samples: Mapping[str, int], tokens: Mapping[str, Sequence[str]]
+) -> None:
+    """Warn of transcripts with more tokens than their audio has frames, whose CTC loss is 0.
+
+    CTC needs a frame for every token, and one for the blank between two that are alike.
+    """
+    long = []
+    for utt_id, line in tokens.items():
+        frames = max((samples[utt_id] - FRAME_LENGTH) // FRAME_SHIFT + 1, 0)
+        needed = len(line) + sum(a == b for a, b in pairwise(line))
+        if needed > frames:
+            long.append(f"{utt_id} ({needed} for {frames})")
+    if long:
+        logging.warning(
+            "%s: %d of %d transcripts need more frames than their audio has, so that CTC learns "
+            "nothing from them; see to %s",
+            data_dir,
+            len(long),
+            len(tokens),
+            ", ".join(long[:_NAMED]) + (", ..." if len(long) > _NAMED else ""),
+        )
 
 
 def _count_samples(data_dir: Path, texts: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +13,14 @@ from espnet_hjprune.atomic import replaced_directory
 from espnet_hjprune.constants import FASTEST, SAMPLE_RATE, SLOWEST
 from espnet_hjprune.data import audio
 from espnet_hjprune.data.datadir import read_table, speaker_table, write_table
-from espnet_hjprune.data.dump import AudioSource, check_tables, read_audio_sources
+from espnet_hjprune.data.sources import (
+    AudioSource,
+    check_tables,
+    count_commands,
+    read_audio_sources,
+)
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.parallel import parallel_map
 from espnet_hjprune.progress import progress_bar
 
 
@@ -29,18 +34,18 @@ def perturb_samples(source: AudioSource, factor: float) -> np.ndarray:
     return audio.resample(samples, round(SAMPLE_RATE * factor), SAMPLE_RATE)
 
 
-def _perturb(item: tuple[str, AudioSource], factor: float, directory: Path) -> bool:
-    """Write one perturbed copy; false if the audio cannot be used."""
+def _perturb(item: tuple[str, AudioSource], factor: float, directory: Path) -> float | None:
+    """Write one perturbed copy; return its largest value, or None if the audio cannot be used."""
     utt_id, source = item
     try:
         samples = perturb_samples(source, factor)
     except audio.AudioError as error:
         logging.warning("%s: %s", utt_id, error)
-        return False
+        return None
     if len(samples) == 0:
-        return False
+        return None
     audio.write_audio(directory / f"{utt_id}.flac", samples, SAMPLE_RATE)
-    return True
+    return float(np.abs(samples).max())
 
 
 def perturb_speed(source: Path, output: Path, factors: Sequence[float], nj: int = 4) -> int:
@@ -69,6 +74,7 @@ def perturb_speed(source: Path, output: Path, factors: Sequence[float], nj: int 
     sources = read_audio_sources(source)
     text, utt2spk = (read_table(source / name) for name in ("text", "utt2spk"))
     check_tables(source, sources, text, utt2spk)
+    count_commands(source, sources)
     tables: dict[str, dict[str, str]] = {"wav.scp": {}, "text": {}, "utt2spk": {}}
     segments: dict[str, str] = {}
 
@@ -82,7 +88,8 @@ def perturb_speed(source: Path, output: Path, factors: Sequence[float], nj: int 
             tables["text"][prefix + utt_id] = text[utt_id]
             tables["utt2spk"][prefix + utt_id] = prefix + utt2spk[utt_id]
 
-    with replaced_directory(output) as directory, ProcessPoolExecutor(nj) as pool:
+    # Few at a time, for a smooth progress bar; many enough not to wait for one another.
+    with replaced_directory(output) as directory, parallel_map(nj, chunksize=16) as run:
         for factor in dict.fromkeys(factors):
             if factor == 1:
                 add("", sources)
@@ -93,12 +100,20 @@ def perturb_speed(source: Path, output: Path, factors: Sequence[float], nj: int 
             prefix = f"sp{factor:g}-"
             copies = directory / "wav" / f"sp{factor:g}"
             copies.mkdir(parents=True)
-            # Few at a time, for a smooth progress bar; many enough not to wait for one another.
-            done = pool.map(
-                partial(_perturb, factor=factor, directory=copies), sources.items(), chunksize=16
-            )
+            done = run(partial(_perturb, factor=factor, directory=copies), sources.items())
             progress = progress_bar(done, total=len(sources), desc=f"speed {factor:g}", unit="utt")
-            usable = [utt_id for utt_id, good in zip(sources, progress, strict=True) if good]
+            peaks = dict(zip(sources, progress, strict=True))
+            usable = [utt_id for utt_id, peak in peaks.items() if peak is not None]
+            clipped = sum(peak is not None and peak > 1 for peak in peaks.values())
+            if clipped:
+                logging.warning(
+                    "%s: %d of %d utterances of speed %g are clipped, as samples must lie between "
+                    "-1 and 1",
+                    source,
+                    clipped,
+                    len(sources),
+                    factor,
+                )
             add(prefix, usable)
             final = output / "wav" / f"sp{factor:g}"
             tables["wav.scp"] |= {prefix + utt_id: f"{final}/{utt_id}.flac" for utt_id in usable}

@@ -7,6 +7,8 @@ three splittings that the recipes use are repeated here; a test compares them.
 from __future__ import annotations
 
 import io
+import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 TOKEN_TYPES = ("char", "bpe", "word")
 BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
+
+# sentencepiece's space and its mark of unknown characters: it reads the one as a space, and leaves
+# out texts with the other.
+_RESERVED = re.compile("[\u2581\u2585]")
+# Bytes of a text above which sentencepiece leaves it out, unless told otherwise.
+_MAX_SENTENCE = 4192
 
 Tokenizer = Callable[[str], list[str]]
 Detokenizer = Callable[[Sequence[str]], str]
@@ -100,14 +108,46 @@ def read_texts(path: str | Path) -> list[str]:
     return list(table.values())
 
 
+def check_meaning(tokens: Iterable[Sequence[str]], source: str | Path) -> None:
+    """Make sure that no word of a text means something else as a token.
+
+    ``<unk>`` does what it says, and is mentioned in a warning.
+
+    Args:
+        tokens: of the transcripts.
+        source: their file.
+
+    Raises:
+        HJPruneError: a transcript has CTC's blank, or the mark of its end, among its tokens.
+    """
+    counts = Counter(token for line in tokens for token in line)
+    for token in (BLANK, SOS_EOS):
+        if counts[token]:
+            raise HJPruneError(
+                f"{source} has {token} {counts[token]} times as a word, which has another meaning "
+                "to the model; remove it"
+            )
+    if counts[UNKNOWN]:
+        logging.warning(
+            "%s has %s %d times as a word; it is trained and recognised like words that are not "
+            "in the token list",
+            source,
+            UNKNOWN,
+            counts[UNKNOWN],
+        )
+
+
 def count_tokens(texts: Iterable[str], tokenizer: Tokenizer) -> list[str]:
     """All tokens of the texts, the most frequent first."""
     counts = Counter(token for text in texts for token in tokenizer(text))
     return sorted(counts, key=lambda token: (-counts[token], token))
 
 
-def train_bpe(texts: Iterable[str], prefix: str | Path, size: int, mode: str) -> list[str]:
+def train_bpe(texts: Sequence[str], prefix: str | Path, size: int, mode: str) -> list[str]:
     """Train a sentencepiece model, write ``<prefix>.model`` and return its pieces in order.
+
+    The model takes characters as they are, without Unicode's NFKC, because transcripts are scored
+    as they are too. Texts of any length count.
 
     Args:
         texts: the training text.
@@ -116,10 +156,18 @@ def train_bpe(texts: Iterable[str], prefix: str | Path, size: int, mode: str) ->
         mode: ``unigram`` or ``bpe``.
 
     Raises:
-        HJPruneError: the text does not allow for that many pieces.
+        HJPruneError: the text does not allow for that many pieces, or has a character that
+            sentencepiece needs for itself.
     """
     import sentencepiece
 
+    for text in texts:
+        reserved = _RESERVED.search(text)
+        if reserved:
+            raise HJPruneError(
+                f"the transcript '{text[:40]}' has U+{ord(reserved[0]):04X}, which sentencepiece "
+                "needs for itself; replace it, or give --token_type char"
+            )
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -128,6 +176,10 @@ def train_bpe(texts: Iterable[str], prefix: str | Path, size: int, mode: str) ->
             vocab_size=size,
             model_type=mode,
             character_coverage=1.0,
+            # Not <unk>, which may be a word of the text.
+            unk_piece="\u2585",
+            normalization_rule_name="identity",
+            max_sentence_length=max(_MAX_SENTENCE, *(len(text.encode()) for text in texts)),
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -149,8 +201,12 @@ def train_bpe(texts: Iterable[str], prefix: str | Path, size: int, mode: str) ->
 
 
 def write_token_list(path: str | Path, tokens: Iterable[str]) -> int:
-    """Write ``<blank>``, ``<unk>``, the tokens and ``<sos/eos>``; return the number of lines."""
-    lines = [BLANK, UNKNOWN, *tokens, SOS_EOS]
+    """Write ``<blank>``, ``<unk>``, the tokens and ``<sos/eos>``; return the number of lines.
+
+    What is among the tokens too is not written a second time.
+    """
+    special = (BLANK, UNKNOWN, SOS_EOS)
+    lines = [BLANK, UNKNOWN, *(token for token in tokens if token not in special), SOS_EOS]
     write_text(path, "".join(f"{line}\n" for line in lines))
     return len(lines)
 

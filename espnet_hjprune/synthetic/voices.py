@@ -10,7 +10,6 @@ import io
 import shlex
 import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -25,6 +24,7 @@ import soundfile
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.data import audio
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.parallel import parallel_map
 from espnet_hjprune.progress import progress_bar
 
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland")
@@ -195,7 +195,7 @@ def record_all(
     """
     if nj < 1:
         raise HJPruneError(f"--nj is a whole number from 1, not {nj}")
-    with ProcessPoolExecutor(nj) as pool:
-        lengths = pool.map(partial(_record, rate=rate, seed=seed), recordings, chunksize=8)
+    with parallel_map(nj, chunksize=8) as run:
+        lengths = run(partial(_record, rate=rate, seed=seed), recordings)
         progress = progress_bar(lengths, total=len(recordings), desc="synthesis", unit="utt")
         return list(progress)

@@ -32,7 +32,7 @@ Data
   --speed_perturb_factors ""  speeds of copies of the training set, such as "0.9 1.0 1.1"
   --audio_format flac         flac, wav or flac.ark
   --fs 16k                    sampling rate
-  --min_wav_duration 0.1      shorter utterances are left out, in seconds
+  --min_wav_duration 0.1      shorter training utterances are left out, in seconds
   --max_wav_duration 30       longer training utterances are left out, in seconds
 A small corpus and upstream that the recipe synthesises itself
   --mini false                use them instead of the real ones
@@ -155,7 +155,7 @@ stage_1() {
 
 # Audio format, token list and shapes
 stage_2() {
-    local set made_with=data/.stage1/.options duration
+    local set made_with=data/.stage1/.options limits
     if [ -e "${made_with}" ] && [ "$(head -n 1 "${made_with}")" != "${mini}" ]; then
         die "data/ was made with --mini $(head -n 1 "${made_with}"), not ${mini}; run stage 1 first"
     fi
@@ -172,15 +172,16 @@ stage_2() {
     fi
     for set in "${train_set}" "${valid_set}" "${test_sets[@]}"; do
         need "data/${set}/wav.scp" "run stage 1 first"
-        duration=(--min_wav_duration "${min_wav_duration}")
+        limits=()
+        [[ " ${test_sets[*]} " != *" ${set} "* ]] || limits=(--scored true)
         [[ " ${train_set} ${valid_set} " != *" ${set} "* ]] ||
-            duration+=(--max_wav_duration "${max_wav_duration}")
+            limits+=(--min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}")
         check_output "${raw_dir}/${set}" "${raw_dir}/.${set}"
-        if unfinished "${raw_dir}/.${set}" "${audio_format}" "${fs}" "${duration[*]}" \
+        if unfinished "${raw_dir}/.${set}" "${audio_format}" "${fs}" "${limits[*]}" \
             "$(data_checksum "data/${set}")"; then
             run_job "${raw_dir}/.${set}" "${python[@]}" -m espnet_hjprune.bin.recipe.format_data \
                 --in_dir "data/${set}" --out_dir "${raw_dir}/${set}" --fs "${fs}" \
-                --audio_format "${audio_format}" --nj "${nj}" "${duration[@]}"
+                --audio_format "${audio_format}" --nj "${nj}" "${limits[@]}"
             finish "${raw_dir}/.${set}"
         fi
     done

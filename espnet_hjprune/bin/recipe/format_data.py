@@ -34,10 +34,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="S",
         help="longer ones are left out",
     )
+    parser.add_argument(
+        "--scored",
+        choices=("true", "false"),
+        default="false",
+        help="true: a test set, with names that sclite can hold; empty utterances stay in its text",
+    )
     parser.add_argument("--nj", type=int, default=4, help="number of parallel processes")
     args = parser.parse_args(argv)
     target = AudioFormat(
-        args.audio_format, parse_rate(args.fs), args.min_wav_duration, args.max_wav_duration
+        args.audio_format,
+        parse_rate(args.fs),
+        args.min_wav_duration,
+        args.max_wav_duration,
+        is_scored=args.scored == "true",
     )
     count = format_data(args.in_dir, args.out_dir, target, args.nj)
     logging.info("%s: %d utterances", args.out_dir, count)
