@@ -214,7 +214,10 @@ def read_mono(
 
 def write_audio(path: str | Path, samples: np.ndarray, rate: int) -> None:
     """Write mono 16-bit audio; the suffix of ``path`` is the format."""
-    soundfile.write(os.fspath(path), samples, rate, subtype="PCM_16")
+    name = os.fspath(path)
+    # Given, as soundfile finds no suffix behind a name of dots alone.
+    form = name.rpartition(".")[2]
+    soundfile.write(name, samples, rate, subtype="PCM_16", format=form)
 
 
 def trim_silence(

@@ -10,6 +10,8 @@ from espnet_hjprune.errors import HJPruneError
 
 # File systems take 255 bytes, of which a suffix and the mark of another speed need some.
 MAX_BYTES = 240
+# Control and format characters, by Unicode's categories.
+_INVISIBLE = ("Cc", "Cf")
 # Letters of a long name that a message shows.
 _SHOWN = 40
 
@@ -33,7 +35,7 @@ def check_ids(utt_ids: Iterable[str], source: str | Path) -> None:
     for utt_id in utt_ids:
         if "/" in utt_id:
             problem = "has a '/', which no file can be called after"
-        elif not utt_id.isprintable():
+        elif any(unicodedata.category(letter) in _INVISIBLE for letter in utt_id):
             problem = "has a character that cannot be seen"
         elif len(utt_id.encode()) > MAX_BYTES:
             problem = f"has a name of {len(utt_id.encode())} bytes, more than {MAX_BYTES}"

@@ -176,15 +176,18 @@ def train_bpe(texts: Sequence[str], prefix: str | Path, size: int, mode: str) ->
             vocab_size=size,
             model_type=mode,
             character_coverage=1.0,
-            # Not <unk>, which may be a word of the text.
+            # Not <unk>, <s> and </s>, which may be words of the text.
             unk_piece="\u2585",
+            bos_piece="\u2585s",
+            eos_piece="\u2585/s",
             normalization_rule_name="identity",
             max_sentence_length=max(_MAX_SENTENCE, *(len(text.encode()) for text in texts)),
             minloglevel=2,
         )
     except RuntimeError as error:
-        # The message begins with sentencepiece's source line and the failed check.
-        reason = str(error).split("] ")[-1]
+        # The message begins with sentencepiece's source line and the failed check, and may end with
+        # an option that is not ours.
+        reason = str(error).split("] ")[-1].split(" or decrease ")[0]
         raise HJPruneError(
             f"sentencepiece cannot make --nbpe {size} pieces of this text: {reason}"
         ) from None
