@@ -1,4 +1,4 @@
-"""Numbers that the whole project shares."""
+"""Numbers and names that the whole project shares."""
 
 # Of all audio that an upstream takes, in samples per second.
 SAMPLE_RATE = 16000
@@ -6,3 +6,5 @@ SAMPLE_RATE = 16000
 AUDIO_FORMATS = ("flac", "wav", "flac.ark")
 # Factors of speed perturbation.
 SLOWEST, FASTEST = 0.5, 2.0
+# Tokens that have a meaning of their own in ESPnet's token lists.
+BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
