@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 import transformers
 import yaml
 from espnet_runs import build_model, task_class, task_module
 from models import family_config
+from recipe_runs import copy_recipe
 from test_espnet_plugin import encoder_form
 from test_espnet_plugin import options as espnet_options
 
 from espnet_hjprune.bin.recipe import configure, token_list
 from espnet_hjprune.data import datadir
+from espnet_hjprune.data.datadir import Utterance, write_data_dir
 from espnet_hjprune.data.tokens import read_token_list
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.upstream import read_upstream
@@ -247,3 +250,42 @@ def test_a_recipes_training_takes_the_layer_over(asr, tmp_path):
     model, _ = begin(asr, written | training | ESPNETS)
     head = read_ctc_head("hf_wav2vec2_custom", str(directory))
     assert torch.equal(model.ctc.ctc_lo.weight, head.weight)
+
+
+SETTINGS = [
+    "--train_set", "train", "--valid_set", "dev", "--test_sets", "eval", "--nj", "1",
+    "--config_dir", "conf/mini", "--upstream", "hf_wav2vec2_custom", "--init_ctc", "true",
+    "--train_args", "--max_epoch 1 --num_workers 0 --optim_conf lr=0.0",
+]  # fmt: skip
+
+
+def test_stages_2_and_3_of_a_recipe(tmp_path):
+    """With a learning rate of 0 the model of stage 3 is the fine-tuned checkpoint."""
+    directory = make_checkpoint(tmp_path / "checkpoint", letters=[*LETTERS[:-1], "N"])
+    recipe = copy_recipe(tmp_path, "librispeech_100/asr1", *SETTINGS)
+    torch.manual_seed(3)
+    for name in ("train", "dev", "eval"):
+        utterances = []
+        for number in range(4):
+            file = tmp_path / f"{name}{number}.wav"
+            soundfile.write(file, (0.1 * torch.randn(16000)).numpy(), 16000)
+            words = "NEAT TEA" if name == "train" else "TO QUIZ"
+            utterances.append(Utterance(f"{name}-{number}", name, str(file), words))
+        write_data_dir(recipe.directory / "data" / name, utterances)
+    recipe.run("--stage", "2", "--stop_stage", "3", "--upstream_ckpt", str(directory))
+    tokens = read_token_list(recipe.only("dump/token_list/raw_en_char_init_ctc/tokens.txt"))
+    assert tokens == read_vocabulary(str(directory)).tokens and tokens[-2] == "N"
+    exp = recipe.only("exp/asr_train_*_init_ctc")
+    state = torch.load(exp / "valid.loss.ave.pth")
+    head = read_ctc_head("hf_wav2vec2_custom", str(directory))
+    assert torch.equal(state["ctc.ctc_lo.weight"], head.weight)
+    assert torch.equal(state["ctc.ctc_lo.bias"], head.bias)
+    saved = yaml.safe_load((exp / "config.yaml").read_text())
+    assert (
+        saved["token_list"] == tokens and "init_ctc" not in saved["frontend_conf"]["frontend_conf"]
+    )
+    write_data_dir(
+        recipe.directory / "data/train", [Utterance("train-0", "train", str(file), "neat")]
+    )
+    failed = recipe.fail("--stage", "2", "--stop_stage", "3", "--upstream_ckpt", str(directory))
+    assert "lacks 4 tokens of the text: a e n t; it has letters in upper case" in failed.stderr
