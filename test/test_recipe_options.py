@@ -92,7 +92,7 @@ def test_every_option_that_python_reads_is_in_the_table() -> None:
     }  # fmt: skip
     assert read_by_python() - made <= set(TABLE)
     numbers = {*recipe_options.WHOLE_NUMBERS, *recipe_options.COUNTS}
-    assert set(recipe_options.MAY_BE_EMPTY) <= numbers
+    assert set(recipe_options.MAY_BE_EMPTY) <= numbers | set(recipe_options.CHOICES)
 
 
 def test_every_option_of_the_table_is_used() -> None:
@@ -134,6 +134,8 @@ def test_every_recipes_own_options_pass(
 
 # What is refused
 
+FINE_TUNED = {"upstream": "hf_wav2vec2_custom", "upstream_ckpt": "some/directory"}
+
 
 @pytest.mark.parametrize(
     ("given", "sentence"),
@@ -165,7 +167,7 @@ def test_every_recipes_own_options_pass(
         ),
         *(
             ({name: value}, f"--{name} is true or false, not '{value}'")
-            for name in ("mini", "distill", "compile", "gpu_inference")
+            for name in recipe_options.FLAGS
             for value in ("", "True", "1")
         ),
         *(
@@ -178,6 +180,19 @@ def test_every_recipes_own_options_pass(
         ({"token_type": "phn"}, "--token_type is char, bpe or word, not 'phn'"),
         ({"bpemode": "char"}, "--bpemode is unigram or bpe, not 'char'"),
         ({"metric": "cer"}, "--metric is wer or accuracy, not 'cer'"),
+        ({"normalize_input": "no"}, "--normalize_input is true or false, not 'no'"),
+        (
+            {"init_ctc": "true"},
+            "--init_ctc true takes over the CTC layer of a fine-tuned checkpoint",
+        ),
+        (
+            {"init_ctc": "true", "upstream": "wav2vec2_local", "upstream_ckpt": "up.pt"},
+            "name it, as with --upstream hf_wav2vec2_custom --upstream_ckpt DIR",
+        ),
+        (
+            {"init_ctc": "true", "token_type": "bpe", **FINE_TUNED},
+            "--init_ctc true has the checkpoint's tokens; give --token_type char",
+        ),
         ({"decoder": "beam"}, "--decoder is batched or espnet, not 'beam'"),
         ({"task": "st"}, "--decoder batched is for --task asr and slu; give --decoder espnet"),
         ({"score_types": "wer per"}, "--score_types takes wer, cer, ter, not 'per'"),
@@ -312,6 +327,21 @@ def test_wrong_configurations_are_named(
 ) -> None:
     file = write_config(tmp_path / "prune_bad.yaml", **changes)
     assert sentence.replace("FILE", file) in refused(HJPruneError, prune_config=file)
+
+
+def test_a_ctc_layer_is_taken_over_where_nothing_is_between(tmp_path: Path) -> None:
+    given = FINE_TUNED | {"init_ctc": "true", "normalize_input": "false"}
+    assert complete(**given)["dataset_tag"] == "raw_en_char_init_ctc"
+    assert complete(**FINE_TUNED)["dataset_tag"] == "raw_en_char"
+    file = write_config(tmp_path / "between.yaml", encoder="conformer", encoder_conf={})
+    assert refused(HJPruneError, train_config=file, **given) == (
+        f"{file} has encoder: conformer between the upstream and the CTC layer, so that init_ctc "
+        "cannot take over that of the checkpoint; set it to null, or init_ctc: false"
+    )
+    layer = write_config(tmp_path / "layer.yaml", frontend_conf=CONF | {"layer": 3})
+    assert "reads the last hidden state as it is" in refused(
+        HJPruneError, train_config=layer, **given
+    )
 
 
 def test_a_wrong_distillation_is_named_with_distill_too(tmp_path: Path) -> None:

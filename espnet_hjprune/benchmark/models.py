@@ -141,7 +141,7 @@ def _s3prl(upstream: str, config: EncoderConfig) -> Peer:
     with tempfile.TemporaryDirectory() as directory:
         checkpoint = Path(directory) / "upstream.pt"
         save_random_checkpoint(config, form.key, checkpoint)
-        expert = form.expert(f"{form.key}_local", str(checkpoint))
+        expert = form.expert(str(checkpoint))
     return expert, lambda wave: expert(list(wave))["hidden_states"][-1]
 
 

@@ -7,11 +7,13 @@ import hashlib
 import http.client
 import json
 import logging
+import lzma
 import shutil
 import tarfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,11 @@ from espnet_hjprune.progress import progress_bar
 BLOCK = 1 << 20
 # Seconds that a server may be silent.
 TIMEOUT = 60.0
+# What an archive may unpack to: audio compresses to a half or a quarter, transcripts to a tenth.
+# Small archives may be all text; the floors are for those.
+LARGEST_RATIO, SMALLEST_LIMIT = 20, 100 << 20
+# Bytes of an archive for each of its files, whose header alone takes more, and the floor.
+BYTES_PER_FILE, SMALLEST_COUNT = 30, 10_000
 # Tries of a file, with pauses of 2, 4, ... seconds between them.
 ATTEMPTS = 5
 
@@ -154,14 +161,42 @@ def fetch(remote: RemoteFile, path: Path) -> None:
 def unpacked(archive: Path) -> Iterator[Path]:
     """Give a temporary directory beside ``archive`` with its content, to be moved elsewhere.
 
+    Only files, directories and links within it are unpacked. The content may take
+    ``LARGEST_RATIO`` times the archive's size or ``SMALLEST_LIMIT`` bytes, whichever is more, and
+    have a file for each ``BYTES_PER_FILE`` bytes of the archive, or ``SMALLEST_COUNT`` files.
+
     Raises:
-        HJPruneError: the archive cannot be unpacked, or lacks what the caller moves.
+        HJPruneError: the archive cannot be unpacked, would write elsewhere or more than that, or
+            lacks what the caller moves.
     """
     with scratch_directory(archive.with_name(f".{archive.name}.tmp")) as content:
         try:
             logging.info("unpacking %s", archive)
             with tarfile.open(archive) as tar:
-                tar.extractall(content, filter="data")
+                tar.extractall(content, filter=_Limits(archive))
             yield content
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise HJPruneError(f"{archive} cannot be unpacked: {error}") from None
+
+
+class _Limits:
+    """A filter of ``tarfile`` that stops at what no honest archive holds."""
+
+    def __init__(self, archive: Path) -> None:
+        size = archive.stat().st_size
+        self.archive = archive
+        self.bytes = max(LARGEST_RATIO * size, SMALLEST_LIMIT)
+        self.files = max(size // BYTES_PER_FILE, SMALLEST_COUNT)
+
+    def __call__(self, member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
+        if member.name.startswith("/"):
+            # It would be unpacked below the directory instead.
+            raise tarfile.AbsolutePathError(member)
+        self.bytes -= member.size
+        self.files -= 1
+        if self.bytes < 0 or self.files < 0:
+            raise HJPruneError(
+                f"{self.archive} would unpack to far more than its size lets expect; it is damaged "
+                "or made to fill the disk: remove it, and get it from elsewhere"
+            )
+        return tarfile.data_filter(member, path)

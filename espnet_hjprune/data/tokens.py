@@ -10,11 +10,12 @@ import io
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_hjprune.atomic import replaced_file, write_text
+from espnet_hjprune.constants import BLANK, SOS_EOS, SPACE, UNKNOWN
 from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.errors import HJPruneError
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import sentencepiece
 
 TOKEN_TYPES = ("char", "bpe", "word")
-BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
 
 # sentencepiece's space and its mark of unknown characters: it reads the one as a space, and leaves
 # out texts with the other.
@@ -212,6 +212,29 @@ def write_token_list(path: str | Path, tokens: Iterable[str]) -> int:
     lines = [BLANK, UNKNOWN, *(token for token in tokens if token not in special), SOS_EOS]
     write_text(path, "".join(f"{line}\n" for line in lines))
     return len(lines)
+
+
+def check_vocabulary(tokens: Iterable[str], vocabulary: Collection[str], source: str) -> None:
+    """Check that a vocabulary has all tokens of a text.
+
+    Args:
+        tokens: those of the text.
+        vocabulary: those that there are.
+        source: where the vocabulary is from, for the message.
+
+    Raises:
+        HJPruneError: some are missing; the message says whether it has them in the other case.
+    """
+    missing = [token for token in tokens if token not in vocabulary]
+    if not missing:
+        return
+    turned = {"upper": str.upper, "lower": str.lower}
+    cases = [c for c, turn in turned.items() if any(turn(m) in vocabulary for m in missing)]
+    hint = f"it has letters in {cases[0]} case: write the text so" if cases else "correct the text"
+    raise HJPruneError(
+        f"the vocabulary of {source} lacks {len(missing)} tokens of the text, such as "
+        f"{' '.join(missing[:10])}; {hint}, or set init_ctc: false"
+    )
 
 
 def read_token_list(path: str | Path) -> list[str]:

@@ -22,6 +22,7 @@ from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.class_choices import ClassChoices
 
+from espnet_hjprune.espnet.ctc_head import init_ctc
 from espnet_hjprune.espnet.encoder import HJPruneEncoder
 from espnet_hjprune.espnet.frontend import HJPruneFrontend
 from espnet_hjprune.espnet.losses import add_constraint, find_pruners, find_upstreams
@@ -29,7 +30,13 @@ from espnet_hjprune.espnet.precision import scale_gradients_in_float16, use_mixe
 from espnet_hjprune.espnet.teacher import add_teacher
 from espnet_hjprune.espnet.training_options import check_options
 from espnet_hjprune.model.alignment import measuring_on
-from espnet_hjprune.model.espnet_config import NAME, SCHEDULER, plugin_names, source_options
+from espnet_hjprune.model.espnet_config import (
+    NAME,
+    SCHEDULER,
+    drop_reading_options,
+    plugin_names,
+    source_options,
+)
 from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.pruning.optimizer import attach
 from espnet_hjprune.pruning.pruner import Pruner
@@ -45,7 +52,7 @@ def after_build_model(args: argparse.Namespace, model: AbsESPnetModel) -> None:
 
     The constraint joins the loss, and the options get the architecture that was found and the
     alignment that was measured, so that the configuration which ESPnet saves builds the same model
-    again, without s3prl and checkpoint.
+    again, without s3prl and checkpoint. How the checkpoint was read does not stay in it.
 
     Raises:
         HJPruneError: the model has two upstreams with gates.
@@ -67,6 +74,7 @@ def after_build_model(args: argparse.Namespace, model: AbsESPnetModel) -> None:
                 pruning = vars(args)[f"{option}_conf"].get("pruning") or {}
                 if pruning.get("round_to") == "auto" and upstream.pruner is not None:
                     pruning["round_to"] = upstream.pruner.options.alignment
+    drop_reading_options(vars(args))
 
 
 def after_build_optimizers(
@@ -79,10 +87,12 @@ def after_build_optimizers(
 
     Gates and multipliers get their own groups in the optimiser, frontends the mixed precision of
     the training, and the teacher joins the loss; the constraint too, if the model was not built by
-    a task. Encoders are compiled where their options say so.
+    a task. The CTC layer begins as the checkpoint's, and encoders are compiled, where their options
+    say so.
 
     Raises:
-        HJPruneError: the optimiser cannot train gates, or there is no teacher or no compiler.
+        HJPruneError: the optimiser cannot train gates, there is no teacher or no compiler, or the
+            checkpoint's CTC layer does not fit.
     """
     add_constraint(model)
     use_mixed_precision(vars(args), model)
@@ -92,6 +102,7 @@ def after_build_optimizers(
     nothing_trains = getattr(args, "collect_stats", False) or getattr(args, "dry_run", False)
     if nothing_trains:
         return
+    init_ctc(vars(args), model)
     add_teacher(task, vars(args), model)
     for upstream in find_upstreams(model).values():
         if upstream.options.compile:

@@ -25,7 +25,7 @@ from espnet_hjprune.espnet.precision import use_mixed_precision
 from espnet_hjprune.espnet.training_options import uses_threads
 from espnet_hjprune.model.distillation import logits_loss
 from espnet_hjprune.model.distillation_config import DistillationConfig
-from espnet_hjprune.model.espnet_config import NAME, unpruned_model
+from espnet_hjprune.model.espnet_config import NAME, drop_reading_options, unpruned_model
 from espnet_hjprune.model.hidden_states import Lesson
 from espnet_hjprune.model.loading import read_weights
 from espnet_hjprune.model.upstream import SpeechUpstream
@@ -111,6 +111,7 @@ def load_teacher(task: Any, file: str, token_list: Any = None) -> AbsESPnetModel
     if config.get("frontend") == "s3prl":
         config["frontend"] = NAME
     config["init"] = None
+    drop_reading_options(config)
     teacher = task.build_model(argparse.Namespace(**config))
     upstreams = find_upstreams(teacher)
     if len(upstreams) != 1:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
+from espnet_hjprune.checkpoint_file import read_checkpoint
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.encoder import HJPruneEncoder
 from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
+from espnet_hjprune.model.loading import SAVE_WEIGHTS
 from espnet_hjprune.model.stock_weights import STOCK
 
 
@@ -137,12 +139,19 @@ def _fills(name: str, target: str, excluded: str) -> bool:
 
 
 def _check_init_param(options: Mapping[str, Any]) -> None:
-    """ESPnet sorts out names that the model lacks before the model sees them."""
-    if not options.get("ignore_init_mismatch"):
-        return
+    """ESPnet executes what these files hold, and sorts out names before the model sees them."""
     for entry in options.get("init_param") or []:
         file, source, _, excluded = (entry.split(":") + [""] * 3)[:4]
-        state = torch.load(file, map_location="cpu", weights_only=False)
+        try:
+            state = read_checkpoint(file, SAVE_WEIGHTS, mmap=True)
+        except HJPruneError:
+            raise
+        except (OSError, ValueError) as error:
+            raise HJPruneError(
+                f"{file} of init_param is no file of weights ({error}); give another one"
+            ) from error
+        if not options.get("ignore_init_mismatch"):
+            continue
         names = [name for name in state.get("module", state) if name.startswith(source)]
         if excluded:
             names = [name for name in names if not name.startswith(tuple(excluded.split(",")))]

@@ -14,7 +14,11 @@ from typing import Any
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.distillation_config import DistillationConfig
-from espnet_hjprune.model.upstream_options import OWN_OPTIONS, UpstreamOptions
+from espnet_hjprune.model.upstream_options import (
+    OWN_OPTIONS,
+    READING_OPTIONS,
+    UpstreamOptions,
+)
 from espnet_hjprune.nn.config import EncoderConfig
 
 # What the frontend and the encoder are called in a configuration.
@@ -120,6 +124,39 @@ def source_options(
     return _options_of(conf, _source_name(option), source)
 
 
+def drop_reading_options(config: dict[str, Any]) -> None:
+    """Remove, in place, how a checkpoint is read from the configuration of a model.
+
+    A configuration that is saved with weights must not tell others to trust anything, and one
+    from elsewhere must not be followed in that.
+    """
+    for option in plugin_names(config):
+        source = source_options(config, option)
+        for name in READING_OPTIONS:
+            source.pop(name, None)
+
+
+def check_direct_ctc(config: Mapping[str, Any], source: str | Path) -> None:
+    """Check that a model's CTC layer reads its upstream, with nothing between.
+
+    Args:
+        config: the configuration; it uses the plugin.
+        source: what errors call it.
+
+    Raises:
+        HJPruneError: something is between.
+    """
+    own = plugin_option(config, source)
+    parts = ("frontend", "normalize", "preencoder", "encoder", "postencoder")
+    between = [f"{name}: {config[name]}" for name in parts if name != own and config.get(name)]
+    if own not in ("frontend", "encoder") or between:
+        raise HJPruneError(
+            f"{source} has {', '.join(between) or own} between the upstream and the CTC layer, so "
+            "that init_ctc cannot take over that of the checkpoint; set it to null, or init_ctc: "
+            "false"
+        )
+
+
 def upstream_options(config: Mapping[str, Any], source: str | Path) -> UpstreamOptions:
     """Options of the upstream of a configuration.
 
@@ -176,7 +213,7 @@ def compact_config(
     for name in ("pruning", "distillation", "compile"):
         new[f"{option}_conf"].pop(name, None)
     options = source_options(new, option)
-    for name in ("upstream", "path_or_url"):
+    for name in ("upstream", "path_or_url", *READING_OPTIONS):
         options.pop(name, None)
     options["architecture"] = architecture.to_dict()
     if new.get("model") == NAME:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import yaml
 
 from espnet_hjprune.atomic import replaced_directory
+from espnet_hjprune.checkpoint_file import read_checkpoint
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.espnet_config import NAME, plugin_options, upstream_options
@@ -27,12 +29,18 @@ from espnet_hjprune.upstream.architectures import architecture
 WEIGHT = re.compile(r"(?:.*\.)?(?:frontend|encoder)\.core\.(.*)")
 # Where they stand in what :func:`save` writes.
 SAVED_PREFIX = "frontend.core."
+# What can be done about a model file that holds more than weights; none is ever trusted.
+SAVE_WEIGHTS = "save its weights alone, with torch.save(model.state_dict(), file)"
 # The name by which :func:`load_upstream` takes a model directory.
 OWN_NAME = "hj_prune_local"
 
 
 def load_upstream(
-    name: str, path_or_url: str | None = None, download_dir: str | None = None
+    name: str,
+    path_or_url: str | None = None,
+    download_dir: str | None = None,
+    trust_checkpoint: bool = False,
+    normalize_input: bool | None = None,
 ) -> SpeechUpstream:
     """Load an upstream by the name that s3prl has for it, or one that was pruned before.
 
@@ -42,6 +50,10 @@ def load_upstream(
         path_or_url: the checkpoint: a file in s3prl's converted format, a directory or hub name of
             Hugging Face for the ``hf_`` names, or a model directory.
         download_dir: where downloads are kept; ``None`` for the usual place.
+        trust_checkpoint: read a checkpoint that holds more than data too, which executes it; a
+            model directory never is.
+        normalize_input: whether utterances are scaled to zero mean and unit variance; ``None`` for
+            what the checkpoint says.
 
     Returns:
         The upstream: ``upstream(wave, lengths)`` takes ``(batch, samples)`` at 16 kHz and returns
@@ -60,7 +72,13 @@ def load_upstream(
         directory = Path(path_or_url)
         return load_trained_upstream(directory / "config.yaml", find_weights(directory))
     return SpeechUpstream(
-        UpstreamOptions(upstream=name, path_or_url=path_or_url, download_dir=download_dir)
+        UpstreamOptions(
+            upstream=name,
+            path_or_url=path_or_url,
+            download_dir=download_dir,
+            trust_checkpoint=trust_checkpoint,
+            normalize_input=normalize_input,
+        )
     )
 
 
@@ -110,19 +128,20 @@ def find_weights(directory: Path) -> Path:
 
 
 def read_weights(model_file: str | Path) -> dict[str, torch.Tensor]:
-    """Read all weights of a model, also out of a checkpoint of Lightning.
+    """Read all weights of a model, also out of a checkpoint of Lightning; nothing is executed.
 
     Raises:
-        HJPruneError: the file is missing or holds something else.
+        HJPruneError: the file is missing, or holds something else or more than data.
     """
     if not Path(model_file).is_file():
         raise HJPruneError(f"the model file {model_file} does not exist")
     try:
-        only = Path(model_file).suffix != ".ckpt"
-        state = torch.load(model_file, map_location="cpu", weights_only=only)
+        state = read_checkpoint(model_file, SAVE_WEIGHTS)
         if "state_dict" in state:
             state = {n.removeprefix("model."): t for n, t in state["state_dict"].items()}
         return {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
+    except HJPruneError:
+        raise
     except Exception as error:
         raise HJPruneError(
             f"{model_file} is no file of weights ({' '.join(str(error).split())[:200]})"
@@ -137,6 +156,8 @@ def build_upstream(
 ) -> SpeechUpstream:
     """Build the upstream of an ESPnet configuration and load its weights.
 
+    Where the configuration names a checkpoint, it is not trusted, as it may come from elsewhere.
+
     Args:
         config: the configuration.
         source: where it comes from, for messages.
@@ -146,7 +167,8 @@ def build_upstream(
     Raises:
         HJPruneError: the weights do not fit.
     """
-    upstream = SpeechUpstream(upstream_options(config, source))
+    options = replace(upstream_options(config, source), trust_checkpoint=False)
+    upstream = SpeechUpstream(options)
     try:
         upstream.load_state_dict(upstream_weights(state))
     except RuntimeError as error:

@@ -17,7 +17,8 @@ from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.nn.fusion import check_compiler
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.pruner import Pruner
-from espnet_hjprune.upstream import read_upstream
+from espnet_hjprune.upstream import ReadOptions, read_upstream
+from espnet_hjprune.upstream.read import override_normalization
 
 
 class SpeechUpstream(nn.Module):
@@ -47,7 +48,9 @@ class SpeechUpstream(nn.Module):
         self.options = options
         state: dict[str, torch.Tensor] | None = None
         if options.architecture is not None:
-            config = options.architecture
+            config = override_normalization(
+                options.architecture, options.normalize_input, "the architecture"
+            )
         else:
             config, state = self._read()
         if options.normalize:
@@ -76,7 +79,13 @@ class SpeechUpstream(nn.Module):
         """Architecture and weights of the s3prl upstream that the options name."""
         options = self.options
         assert options.upstream is not None
-        return read_upstream(options.upstream, options.path_or_url, options.download_dir)
+        reading = ReadOptions(
+            options.download_dir,
+            options.trust_checkpoint,
+            options.normalize_input,
+            options.init_ctc,
+        )
+        return read_upstream(options.upstream, options.path_or_url, reading)
 
     def _note_weights(self, *_: Any) -> None:
         """Hook of the encoder's ``load_state_dict``."""

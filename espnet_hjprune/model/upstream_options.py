@@ -12,11 +12,15 @@ from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig, MaskingConfig
 from espnet_hjprune.options import build_dataclass, read_flag, read_number
 from espnet_hjprune.pruning.config import PruningConfig
 
-# Options that ESPnet's `s3prl` frontend takes in its own `frontend_conf`, and `architecture`.
+# Options on how a checkpoint is read, which a model that has its weights needs no more.
+READING_OPTIONS = ("trust_checkpoint", "init_ctc")
+# Options that ESPnet's `s3prl` frontend takes in its own `frontend_conf`, and ours beside them.
 SOURCE_OPTIONS = (
     "upstream",
     "path_or_url",
     "architecture",
+    "normalize_input",
+    *READING_OPTIONS,
     "tile_factor",
     "normalize",
     "extra_conf",
@@ -33,6 +37,11 @@ class UpstreamOptions:
         architecture: sizes of the encoder; with it nothing is read, and the weights are random
             until a model's are loaded. It goes before ``upstream``.
         download_dir: where downloads are kept; ``None`` for the usual place.
+        normalize_input: scale every utterance to zero mean and unit variance, or not, whatever the
+            checkpoint says; ``None`` for what it says.
+        trust_checkpoint: read a checkpoint that holds more than data too, which executes it.
+        init_ctc: whether a training in ESPnet starts from the CTC layer that a fine-tuned
+            checkpoint of Hugging Face has.
         normalize: normalise every hidden state over its features.
         tile_factor: how often every frame is repeated.
         multilayer_feature: read a learned weighted sum of all hidden states.
@@ -50,6 +59,9 @@ class UpstreamOptions:
     path_or_url: str | None = None
     architecture: EncoderConfig | None = None
     download_dir: str | None = None
+    normalize_input: bool | None = None
+    trust_checkpoint: bool = False
+    init_ctc: bool = False
     normalize: bool = False
     tile_factor: int = 1
     multilayer_feature: bool = False
@@ -66,6 +78,22 @@ class UpstreamOptions:
             raise HJPruneError("hj_prune needs the name of an s3prl upstream in option upstream")
         if self.multilayer_feature and self.layer != -1:
             raise HJPruneError("multilayer_feature and layer cannot be used together; remove one")
+        if self.init_ctc:
+            self._check_init_ctc()
+
+    def _check_init_ctc(self) -> None:
+        """The CTC layer of a checkpoint reads its last hidden state as it is."""
+        if self.architecture is not None or not str(self.upstream).startswith("hf_"):
+            raise HJPruneError(
+                "init_ctc takes over the CTC layer of a checkpoint of Hugging Face; name it, as in "
+                "upstream: hf_wav2vec2_custom and path_or_url, without architecture, or set "
+                "init_ctc: false"
+            )
+        if self.multilayer_feature or self.layer != -1 or self.normalize or self.tile_factor != 1:
+            raise HJPruneError(
+                "init_ctc takes over a CTC layer that reads the last hidden state as it is; remove "
+                "multilayer_feature, layer, normalize and tile_factor, or set init_ctc: false"
+            )
 
     @classmethod
     def from_dict(
@@ -114,6 +142,9 @@ class UpstreamOptions:
             path_or_url=given.get("path_or_url"),
             architecture=EncoderConfig.from_dict(architecture) if architecture else None,
             download_dir=download_dir,
+            normalize_input=_read_optional_flag(given.get("normalize_input"), "normalize_input"),
+            trust_checkpoint=read_flag(given.get("trust_checkpoint", False), "trust_checkpoint"),
+            init_ctc=read_flag(given.get("init_ctc", False), "init_ctc"),
             normalize=bool(given.get("normalize", False)),
             tile_factor=read_number(given.get("tile_factor", 1), "int", "tile_factor"),
             multilayer_feature=multilayer_feature,
@@ -126,6 +157,10 @@ class UpstreamOptions:
             else DistillationConfig.from_dict(distillation),
             compile=read_flag(compile, "compile"),
         )
+
+
+def _read_optional_flag(value: Any, option: str) -> bool | None:
+    return None if value is None else read_flag(value, option)
 
 
 # The options beside those of the source.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from espnet_hjprune.config_file import read_config
 from espnet_hjprune.constants import AUDIO_FORMATS, FASTEST, SLOWEST
 from espnet_hjprune.data.tokens import TOKEN_TYPES
 from espnet_hjprune.errors import HJPruneError, UsageError
-from espnet_hjprune.model.espnet_config import plugin_names, upstream_options
+from espnet_hjprune.model.espnet_config import check_direct_ctc, plugin_names, upstream_options
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.recipe.method import Method, method_name
 from espnet_hjprune.recipe.training_config import (
@@ -33,9 +34,9 @@ NUM_STAGES = 7
 WHOLE_NUMBERS = ("ngpu", "mini_pretrain_epochs", "ramp_epochs", "seed")
 COUNTS = ("num_nodes", "nj", "inference_nj", "nbpe", "hold_epochs", "rise_epochs")
 # Those that are completed, or mean something else, where they are empty.
-MAY_BE_EMPTY = ("nj", "inference_nj", "ramp_epochs", "seed")
+MAY_BE_EMPTY = ("nj", "inference_nj", "ramp_epochs", "seed", "normalize_input")
 SECONDS = ("min_wav_duration", "max_wav_duration")
-FLAGS = ("mini", "distill", "compile", "gpu_inference")
+FLAGS = ("mini", "distill", "compile", "gpu_inference", "init_ctc", "trust_checkpoint")
 NEEDED = ("train_set", "valid_set", "test_sets")
 CHOICES = {
     "audio_format": AUDIO_FORMATS,
@@ -43,6 +44,7 @@ CHOICES = {
     "bpemode": ("unigram", "bpe"),
     "metric": ("wer", "accuracy"),
     "decoder": ("batched", "espnet"),
+    "normalize_input": ("true", "false"),
 }
 # Tasks whose models the batched decoder reads.
 BATCHED_TASKS = ("asr", "slu")
@@ -91,6 +93,7 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
         new[f"{part}_config"] = new[f"{part}_config"] or f"{new['config_dir']}/{file}.yaml"
     new["inference_config"] = new["inference_config"] or f"conf/decode_{new['decoder']}.yaml"
     _choose_upstream(new)
+    _check_init_ctc(new)
     method = Method.from_options(
         *(new[name] for name in ("method", "target_sparsity", "targets", "units"))
     )
@@ -182,6 +185,18 @@ def _choose_upstream(options: dict[str, str]) -> None:
     options["source_upstream"] = f"{upstream.rpartition('_')[0]}_local" if made else upstream
 
 
+def _check_init_ctc(options: Mapping[str, str]) -> None:
+    if options["init_ctc"] != "true":
+        return
+    if not options["upstream_ckpt"] or not options["upstream"].startswith("hf_"):
+        raise UsageError(
+            "--init_ctc true takes over the CTC layer of a fine-tuned checkpoint of Hugging Face; "
+            "name it, as with --upstream hf_wav2vec2_custom --upstream_ckpt DIR"
+        )
+    if options["token_type"] != "char":
+        raise UsageError("--init_ctc true has the checkpoint's tokens; give --token_type char")
+
+
 def _check_upstream(options: Mapping[str, str]) -> None:
     file = options["upstream_ckpt"]
     if not file or options["make_upstream"]:
@@ -200,6 +215,8 @@ def _name_data(options: dict[str, str]) -> None:
     tag = f"raw_{options['lang']}_{options['token_type']}"
     if options["token_type"] == "bpe":
         tag += options["nbpe"]
+    if options["init_ctc"] == "true":
+        tag += "_init_ctc"
     if options["speed_perturb_factors"]:
         options["train_set"] += "_sp"
         tag += "_sp"
@@ -248,7 +265,12 @@ def _check_configs(
     options: Mapping[str, str], configs: Mapping[str, dict[str, Any]], method: Method
 ) -> PruningConfig:
     """Check the configurations of the trainings and return the options of the pruning."""
-    source = Source(options["source_upstream"], options["upstream_ckpt"])
+    source = Source(
+        options["source_upstream"],
+        options["upstream_ckpt"],
+        options["normalize_input"],
+        init_ctc=options["init_ctc"] == "true",
+    )
     pruning = PruningConfig()
     for name, config in configs.items():
         path = options[name]
@@ -259,6 +281,10 @@ def _check_configs(
             config = method.apply(config, path)
         if name != "train_config" and options["distill"] == "true":
             config = with_distillation(config, path)
+        if name != "train_config":
+            source = replace(source, init_ctc=False)
+        elif source.init_ctc:
+            check_direct_ctc(config, path)
         checked = upstream_options(with_source(config, path, source), path)
         pruning = checked.pruning or pruning
     return pruning

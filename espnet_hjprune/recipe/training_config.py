@@ -24,15 +24,27 @@ from espnet_hjprune.model.espnet_config import (
     source_options,
     upstream_options,
 )
+from espnet_hjprune.model.upstream_options import READING_OPTIONS
 from espnet_hjprune.training.steps import TrainingSteps
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where an upstream comes from: its name in s3prl, and a checkpoint for names that need one."""
+    """Where an upstream comes from.
+
+    Attributes:
+        upstream: its name in s3prl.
+        path_or_url: a checkpoint for names that need one.
+        normalize_input: ``true`` or ``false``; empty for what the checkpoint says.
+        trust_checkpoint: whether a checkpoint that holds more than data is executed.
+        init_ctc: whether the CTC layer of the checkpoint is taken over.
+    """
 
     upstream: str
     path_or_url: str = ""
+    normalize_input: str = ""
+    trust_checkpoint: bool = False
+    init_ctc: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,11 @@ def with_source(config: Mapping[str, Any], name: str | Path, source: Source) -> 
     options["upstream"] = source.upstream
     if source.path_or_url:
         options["path_or_url"] = source.path_or_url
+    if source.normalize_input:
+        options["normalize_input"] = source.normalize_input == "true"
+    for name in READING_OPTIONS:
+        if getattr(source, name):
+            options[name] = True
     return new
 
 

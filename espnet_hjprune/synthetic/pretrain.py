@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from espnet_hjprune.atomic import replaced_file
+from espnet_hjprune.checkpoint_file import read_checkpoint
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.data import audio
 from espnet_hjprune.data.datadir import read_table
@@ -24,7 +25,7 @@ from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.upstream import read_upstream
 from espnet_hjprune.upstream.fairseq_format import fairseq_weights
 from espnet_hjprune.upstream.names import find_form
-from espnet_hjprune.upstream.s3prl_form import S3prlForm
+from espnet_hjprune.upstream.s3prl_form import TRUST, S3prlForm
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def pretrain(
     if not isinstance(form, S3prlForm):
         raise HJPruneError(f"{upstream} has no checkpoint file of s3prl; name an upstream that has")
     encoder_config, state = read_upstream(upstream, str(checkpoint))
-    content = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    content = read_checkpoint(checkpoint, TRUST)
     weights = content[form.weight_key]
     # What we add to some families has no place in their files.
     names = {n: t.shape for n, t in fairseq_weights(state, encoder_config).items() if n in weights}

@@ -4,6 +4,7 @@ A family of upstreams is described in one file of :mod:`espnet_hjprune.upstream.
 """
 
 from espnet_hjprune.upstream.architectures import ARCHITECTURES, architecture
+from espnet_hjprune.upstream.form import ReadOptions
 from espnet_hjprune.upstream.read import read_upstream
 
-__all__ = ["ARCHITECTURES", "architecture", "read_upstream"]
+__all__ = ["ARCHITECTURES", "ReadOptions", "architecture", "read_upstream"]

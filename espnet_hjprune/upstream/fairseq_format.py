@@ -203,7 +203,8 @@ def convert_weights(
 
     Pre-training heads are dropped. A model whose CNN is as wide as its Transformer has no
     projection; it gets the identity, so that both widths can be pruned apart. One without mask
-    embedding gets zeros.
+    embedding gets zeros: what fairseq has there is drawn once and learned in pre-training, so that
+    no other draw would be it, and each load would have its own.
 
     Raises:
         HJPruneError: a weight is missing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,6 +16,24 @@ from espnet_hjprune.nn.config import EncoderConfig
 Loaded = tuple[EncoderConfig, Mapping[str, torch.Tensor]]
 # A model with random weights, and what saves it to a path as models of its form are published.
 RandomModel = tuple[nn.Module, Callable[[Path], None]]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a checkpoint is read.
+
+    Attributes:
+        download_dir: where downloads are kept; ``None`` for the usual place.
+        trust_checkpoint: read one that holds more than data too, and execute what it holds.
+        normalize_input: whether utterances are scaled to zero mean and unit variance, whatever the
+            checkpoint says; ``None`` for what it says.
+        init_ctc: whether the checkpoint's CTC layer is taken over as well, by others.
+    """
+
+    download_dir: str | None = None
+    trust_checkpoint: bool = False
+    normalize_input: bool | None = None
+    init_ctc: bool = False
 
 
 class Form(ABC):
@@ -35,17 +54,18 @@ class Form(ABC):
         """Whether the upstream ``name`` needs the path or URL of a checkpoint."""
 
     @abstractmethod
-    def load(self, name: str, path: str | None, download_dir: str | None) -> Loaded:
+    def load(self, name: str, path: str | None, options: ReadOptions) -> Loaded:
         """Load an upstream.
 
         Args:
             name: one of the form's upstream names.
             path: the checkpoint, where the name needs one.
-            download_dir: where downloads are kept; ``None`` for the usual place.
+            options: how it is read; where it does not say whether utterances are normalised, they
+                do.
 
         Raises:
-            HJPruneError: there is no such checkpoint, or it is of another kind, or it has
-                something that our encoder does not have.
+            HJPruneError: there is no such checkpoint, or it is of another kind, holds more than
+                data, or has something that our encoder does not have.
         """
 
     @abstractmethod

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from espnet_hjprune.atomic import replaced_directory
+from espnet_hjprune.checkpoint_file import needed_beyond_data
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import ConvLayerConfig, EncoderConfig, PositionalConfig
 from espnet_hjprune.upstream.fairseq_format import check_supported
-from espnet_hjprune.upstream.form import Form, Loaded, RandomModel
+from espnet_hjprune.upstream.form import Form, Loaded, RandomModel, ReadOptions
 
 # Of transformers' feature extractor.
 EPSILON = 1e-7
@@ -86,47 +87,110 @@ class HuggingFaceForm(Form):
         """Always."""
         return True
 
-    def load(self, name: str, path: str | None, download_dir: str | None) -> Loaded:
-        """Let transformers load the model, then read it off; see :meth:`Form.load`."""
-        transformers = _import_transformers()
-        path = str(path)
+    def load(self, name: str, path: str | None, options: ReadOptions) -> Loaded:
+        """Let transformers load the model, then read it off; see :meth:`Form.load`.
+
+        Weights in pickles are read by torch's restricted unpickler, also with
+        ``trust_checkpoint``, and Python code beside them is not run.
+        """
+        path, download_dir = str(path), options.download_dir
+        theirs, model, report = self.load_theirs(path, self.model_class, download_dir)
+        fine_tuned = any(key.startswith("lm_head.") for key in report["unexpected_keys"])
+        if fine_tuned and not options.init_ctc:
+            logging.info(
+                "%s has a CTC layer and its vocabulary, which are left behind; init_ctc: true "
+                "(--init_ctc true in a recipe) takes them over",
+                path,
+            )
+        normalize = _normalises(path, download_dir)
+        if normalize is None:
+            normalize = options.normalize_input
+        if normalize is None:
+            logging.warning(
+                "%s does not say whether audio is normalised; it is, as for the published base "
+                "models; set normalize_input: true or false",
+                path,
+            )
+            normalize = True
+        config = self.complete(config_from_hugging_face(theirs, path, normalize), theirs)
+        # A checkpoint without it gets a random one from transformers.
+        random = report["missing_keys"]
+        weights = {
+            fairseq_name(name, config.extractor_norm): tensor
+            for name, tensor in model.state_dict().items()
+            if name not in random
+        }
+        return config, weights
+
+    def load_theirs(
+        self, path: str, model_class: str, download_dir: str | None
+    ) -> tuple[Any, Any, Mapping[str, Any]]:
+        """Let transformers load a model of the kind.
+
+        Args:
+            path: a directory, or a hub name.
+            model_class: transformers' class of the model, with or without a head.
+            download_dir: where downloads are kept; ``None`` for the usual place.
+
+        Returns:
+            Its configuration, the model in float32 with a mask embedding, and what transformers
+            reports of its loading.
+
+        Raises:
+            HJPruneError: there is no such checkpoint, it is of another kind, would run code, or
+                lacks a weight other than the mask embedding.
+        """
+        transformers = import_transformers()
         local = Path(path)
         if not local.is_dir() and (path.startswith((".", "/")) or local.is_file()):
             raise HJPruneError(
                 f"{path} is no directory with config.json and weights, as transformers saves them"
             )
         try:
-            theirs = transformers.AutoConfig.from_pretrained(path, cache_dir=download_dir)
+            theirs = transformers.AutoConfig.from_pretrained(
+                path, cache_dir=download_dir, trust_remote_code=False
+            )
             if theirs.model_type != self.kind:
                 raise HJPruneError(
                     f"{path} holds a {theirs.model_type} model; the upstream {self.names} takes "
                     f"{self.kind} models"
                 )
-            model, report = getattr(transformers, self.model_class).from_pretrained(
-                path, output_loading_info=True, cache_dir=download_dir
+            # Without it the model has no mask embedding, also where the checkpoint has one.
+            theirs.mask_time_prob = theirs.mask_time_prob or 0.05
+            model, report = getattr(transformers, model_class).from_pretrained(
+                path, config=theirs, output_loading_info=True, cache_dir=download_dir
             )
         except HJPruneError:
             raise
         except Exception as error:
             # transformers reports broken files through whatever its readers stumble over.
-            reason = " ".join(str(error).split())
+            needs = needed_beyond_data(error)
+            reason = " ".join(str(error).split())[:300]
+            remedy = "give another directory"
+            if needs is not None:
+                reason = f"its weights are a pickle that would run {needs}"
+                remedy = "give a directory with model.safetensors"
+            elif not local.is_dir():
+                remedy = (
+                    f"it is looked for at https://huggingface.co/{path}: without a network, give a "
+                    "directory with a copy of its files instead (--upstream_ckpt DIR, or "
+                    "path_or_url: DIR in a configuration)"
+                )
             raise HJPruneError(
-                f"{path} cannot be loaded as a {self.kind} model of transformers ({reason})"
+                f"{path} cannot be loaded as a {self.kind} model of transformers ({reason}); "
+                f"{remedy}"
             ) from error
-        missing = sorted(set(report["missing_keys"]) - {"masked_spec_embed"})
+        # Transformers would train with random values in their places.
+        missing = sorted(key for key in report["missing_keys"] if not _is_mask_embedding(key))
         if missing:
-            raise HJPruneError(f"{path} lacks the weight {missing[0]}; renew the checkpoint")
-        normalize = _normalises(path, download_dir)
-        config = self.complete(config_from_hugging_face(theirs, path, normalize), theirs)
-        weights = {
-            fairseq_name(name, config.extractor_norm): tensor
-            for name, tensor in model.state_dict().items()
-        }
-        return config, weights
+            raise HJPruneError(
+                f"{path} lacks {len(missing)} weights, such as {missing[0]}; renew the checkpoint"
+            )
+        return theirs, model.float(), report
 
     def random_model(self, config: EncoderConfig) -> RandomModel:
         """Build transformers' model with random weights, and what saves it as a directory."""
-        transformers = _import_transformers()
+        transformers = import_transformers()
         options = hugging_face_options(config) | self.options(config)
         theirs = transformers.AutoConfig.for_model(self.kind, **options)
         model = getattr(transformers, self.model_class)(theirs)
@@ -140,7 +204,12 @@ class HuggingFaceForm(Form):
         return model, save
 
 
-def _import_transformers() -> Any:
+def import_transformers() -> Any:
+    """Import transformers.
+
+    Raises:
+        HJPruneError: it is not installed.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -214,17 +283,30 @@ def hugging_face_options(config: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def _normalises(path_or_name: str, download_dir: str | None) -> bool:
-    """Whether the checkpoint's feature extractor scales utterances."""
+def _is_mask_embedding(key: str) -> bool:
+    return key.split(".")[-1] == "masked_spec_embed"
+
+
+def _normalises(path_or_name: str, download_dir: str | None) -> bool | None:
+    """Whether the checkpoint's feature extractor scales utterances; ``None`` if it does not say.
+
+    Transformers 5 writes the extractor's options into the file of the processor around it, and
+    prefers those to a file of their own, as older releases and extractors alone have it.
+    """
     from transformers.utils import cached_file
 
-    try:
-        path = cached_file(path_or_name, "preprocessor_config.json", cache_dir=download_dir)
-        return bool(json.loads(Path(str(path)).read_text(encoding="utf-8"))["do_normalize"])
-    except (OSError, ValueError, KeyError):
-        logging.warning(
-            "%s does not say in preprocessor_config.json whether audio is normalised; it is "
-            "normalised, as the published base models do",
-            path_or_name,
-        )
-        return True
+    for name, parts in (
+        ("processor_config.json", ("feature_extractor", "audio_processor")),
+        ("preprocessor_config.json", ("feature_extractor", None)),
+        ("processor_config.json", (None,)),
+    ):
+        try:
+            file = cached_file(path_or_name, name, cache_dir=download_dir)
+            options = json.loads(Path(str(file)).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        for part in parts:
+            found = options if part is None else options.get(part)
+            if isinstance(found, dict) and isinstance(found.get("do_normalize"), bool):
+                return bool(found["do_normalize"])
+    return None

@@ -47,6 +47,10 @@ Tokens
 Upstream and pruning; what is empty is as configured
   --upstream ""               name of an s3prl upstream; empty: wav2vec2_base_960, wav2vec2_mini
   --upstream_ckpt ""          its checkpoint, for names such as wav2vec2_local and hf_wavlm_custom
+  --normalize_input ""        true or false: scale utterances to unit variance, or not; empty: as
+                              the checkpoint says
+  --init_ctc false            take over CTC layer and tokens of a fine-tuned Hugging Face checkpoint
+  --trust_checkpoint false    read a checkpoint that holds more than data, which executes it
   --upstream_tag ""           how the upstream is called in experiment names
   --method ""                 macs, size, sepsize, or transformer (size, with the CNN left alone)
   --target_sparsity ""        share to remove; "cnn=X transformer=Y" for sepsize
@@ -116,7 +120,10 @@ teacher=
 configure=(
     "${python[@]}" -m espnet_hjprune.bin.recipe.configure --shape_dir "${stats_dir}/train"
     --token_type "${token_type}" --ngpu "${ngpu}" --num_nodes "${num_nodes}" --compile "${compile}"
+    --trust_checkpoint "${trust_checkpoint}"
 )
+source_args=(--upstream "${source_upstream}" --upstream_ckpt "${upstream_ckpt}")
+source_args+=(${normalize_input:+--normalize_input "${normalize_input}"})
 espnet_train=(
     "${python[@]}" -m espnet_hjprune.bin.run -m "espnet2.bin.${task}_train"
     --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}"
@@ -190,7 +197,8 @@ stage_2() {
 
 # Fine-tuning
 stage_3() {
-    local options=(--upstream "${source_upstream}" --upstream_ckpt "${upstream_ckpt}")
+    local options=("${source_args[@]}")
+    ! ${init_ctc} || options+=(--init_ctc true)
     ((stage < 3)) || prepare_tokens # stage 2 did it
     [ -z "${make_upstream}" ] || need "${upstream_ckpt}" "run stage 1 first"
     if unfinished "${train_exp}" "${options[*]}" "${train_args[*]}" \
@@ -206,7 +214,7 @@ stage_3() {
 # Gated pruning; what happens in a training step: doc/espnet_integration.md
 stage_4() {
     local options=(
-        --upstream "${source_upstream}" --upstream_ckpt "${upstream_ckpt}" --seed "${seed}"
+        "${source_args[@]}" --seed "${seed}"
         --init_param "${train_exp}/${init_model}" --teacher "${teacher}" --method "${method}"
         --target_sparsity "${target_sparsity}" --targets "${targets[*]}" --units "${units}"
         --ramp_epochs "${ramp_epochs}" --hold_epochs "${hold_epochs}" --rise_epochs "${rise_epochs}"

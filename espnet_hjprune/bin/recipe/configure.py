@@ -44,6 +44,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--init_param", default="", help="weights that the training starts from")
     parser.add_argument("--upstream", default="", help="s3prl's name")
     parser.add_argument("--upstream_ckpt", default="", help="its checkpoint")
+    parser.add_argument("--normalize_input", default="", help="true or false: scale audio or not")
+    parser.add_argument("--trust_checkpoint", default="false", help="true: execute the checkpoint")
+    parser.add_argument("--init_ctc", default="false", help="true: take over its CTC layer")
     parser.add_argument("--compile", default="false", help="true: train a compiled encoder")
     parser.add_argument("--teacher", default="", help="weights of the model that teaches this one")
     pruning = parser.add_argument_group("of a pruning")
@@ -70,7 +73,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = read_config(args.config)
     ramp = None
     if args.upstream:
-        config = with_source(config, args.config, Source(args.upstream, args.upstream_ckpt))
+        source = Source(
+            args.upstream,
+            args.upstream_ckpt,
+            args.normalize_input,
+            args.trust_checkpoint == "true",
+            args.init_ctc == "true",
+        )
+        config = with_source(config, args.config, source)
     if args.ramp_epochs is not None:
         ramp = Ramp(args.ramp_epochs, args.hold_epochs, args.rise_epochs)
         method = Method.from_options(args.method, args.target_sparsity, args.targets, args.units)

@@ -38,7 +38,9 @@ def _make(config: EncoderConfig) -> tuple[nn.Module, dict[str, Any]]:
 
 
 FAMILY = Family(
-    s3prl=S3prlForm("data2vec", "data2vec*", "model_weight", _read, _make),
+    s3prl=S3prlForm(
+        "data2vec", "data2vec*", "model_weight", ("task_cfg", "model_cfg"), _read, _make
+    ),
     adapt=_adapt,
     architectures={
         "data2vec_base": lambda: _adapt(sizes.base(normalize_input=True)),

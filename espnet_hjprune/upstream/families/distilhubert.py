@@ -66,7 +66,9 @@ def _read_stock(weights: Weights, config: EncoderConfig, layer: int) -> Weights:
 
 
 FAMILY = Family(
-    s3prl=S3prlForm("distiller", "distilhubert*, distiller_*", "Distiller", _read, _make),
+    s3prl=S3prlForm(
+        "distiller", "distilhubert*, distiller_*", "Distiller", ("Config",), _read, _make
+    ),
     adapt=_adapt,
     architectures={"distilhubert": lambda: _adapt(sizes.sized(512, 768, 2, 3072, 12))},
     read_stock=_read_stock,

@@ -70,7 +70,14 @@ def _make(config: EncoderConfig) -> tuple[nn.Module, dict[str, Any]]:
 
 
 FAMILY = Family(
-    s3prl=S3prlForm("hubert", "hubert*", "model_weight", _read, _make),
+    s3prl=S3prlForm(
+        "hubert",
+        "hubert*",
+        "model_weight",
+        ("task_cfg", "model_cfg", "dictionaries_symbols"),
+        _read,
+        _make,
+    ),
     adapt=_adapt,
     architectures={
         "hubert_base": lambda: _adapt(sizes.base()),

@@ -180,7 +180,7 @@ def _read_stock(weights: Weights, config: EncoderConfig, layer: int) -> Weights:
 
 
 FAMILY = Family(
-    s3prl=S3prlForm("lighthubert", "lighthubert*", "model", _read, _make),
+    s3prl=S3prlForm("lighthubert", "lighthubert*", "model", ("cfg",), _read, _make),
     adapt=_adapt,
     architectures={
         "lighthubert_base": lambda: _published(BASE),

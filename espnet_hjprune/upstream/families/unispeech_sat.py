@@ -16,7 +16,7 @@ def _adapt(config: EncoderConfig) -> EncoderConfig:
 
 
 FAMILY = Family(
-    s3prl=S3prlForm("unispeech_sat", "unispeech_sat*", "model", wavlm.read, wavlm.make),
+    s3prl=S3prlForm("unispeech_sat", "unispeech_sat*", "model", ("cfg",), wavlm.read, wavlm.make),
     adapt=_adapt,
     architectures={
         "unispeech_sat_base": lambda: _adapt(sizes.base()),

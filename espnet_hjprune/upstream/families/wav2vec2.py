@@ -35,7 +35,14 @@ def _make(config: EncoderConfig) -> tuple[nn.Module, dict[str, Any]]:
 
 
 FAMILY = Family(
-    s3prl=S3prlForm("wav2vec2", "wav2vec2*, xlsr_53, xls_r_*", "model_weight", _read, _make),
+    s3prl=S3prlForm(
+        "wav2vec2",
+        "wav2vec2*, xlsr_53, xls_r_*",
+        "model_weight",
+        ("task_cfg", "model_cfg"),
+        _read,
+        _make,
+    ),
     adapt=_adapt,
     architectures={
         "wav2vec2_base": sizes.base,

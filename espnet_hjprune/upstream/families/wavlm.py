@@ -76,7 +76,7 @@ def _hugging_face_options(config: EncoderConfig) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    s3prl=S3prlForm("wavlm", "wavlm*", "model", read, make),
+    s3prl=S3prlForm("wavlm", "wavlm*", "model", ("cfg",), read, make),
     adapt=_adapt,
     architectures={
         "wavlm_base": lambda: _adapt(sizes.base()),

@@ -12,6 +12,7 @@ prepare_tokens() {
     if [ "${token_type}" = bpe ]; then
         token_args+=(--nbpe "${nbpe}" --bpemode "${bpemode}" --bpemodel_prefix "${bpemodel%.model}")
     fi
+    ! ${init_ctc} || token_args+=(--vocabulary "${upstream_ckpt}")
     if unfinished "${token_dir}" "${token_args[*]}" \
         "$(checksum "${raw_dir}/${train_set}/text")"; then
         run_job "${token_dir}" "${python[@]}" -m espnet_hjprune.bin.recipe.token_list \
