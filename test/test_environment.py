@@ -96,12 +96,16 @@ def test_what_is_missing_is_said_in_one_sentence(python, tmp_path, arguments, me
     assert message in result.stderr
 
 
-def test_a_comparison_goes_on_without_a_package(python, tmp_path):
-    arguments = ("--peers", "s3prl", "--upstream", "wav2vec2_mini", "--seconds", "1", "--targets")
-    result = run(python, "-m", "espnet_hjprune.bin.hjprune", "bench", *arguments, cwd=tmp_path)
+def test_a_comparison_goes_on_without_a_package_unless_it_is_asked_for(python, tmp_path):
+    arguments = ("--upstream", "wav2vec2_mini", "--seconds", "1", "--targets")
+    command = ("-m", "espnet_hjprune.bin.hjprune", "bench", *arguments)
+    result = run(python, *command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "s3prl is left out of the comparison, as it cannot be imported" in result.stderr
     assert "speed-up against dense" in result.stdout
+    result = run(python, *command, "--peers", "s3prl", cwd=tmp_path)
+    assert result.returncode == 1 and not result.stdout
+    assert "error: --peers has s3prl, which cannot be imported" in result.stderr
 
 
 def test_this_process_has_more(python):
