@@ -46,11 +46,15 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def _number(loader: Any, node: Any) -> float:
+    return float(loader.construct_scalar(node))
+
+
 # What PyYAML takes for a number has been found before.
 _Loader.add_implicit_resolver(
     _NUMBER_TAG, re.compile(f"(?:{NUMBER.pattern})$"), list("-+.0123456789")
 )
-_Loader.add_constructor(_NUMBER_TAG, yaml.SafeLoader.construct_yaml_float)
+_Loader.add_constructor(_NUMBER_TAG, _number)
 
 
 def parse_config(text: str) -> Any:

@@ -82,7 +82,8 @@ def test_our_options_take_them(tmp_path: Path) -> None:
     path.write_text(
         "frontend: hj_prune\nfrontend_conf:\n  frontend_conf: {upstream: hubert_base}\n"
         "  dropout: {hidden: 1e-1}\n  masking: {time_prob: 5e-2}\n"
-        "  pruning: {target_sparsity: 4e-1, gate_lr: 2e-2, stretch: [-1e-1, 11e-1], round_to: 8e0}\n"
+        "  pruning: {target_sparsity: 4e-1, gate_lr: 2e-2, stretch: [-1e-1, 11e-1],"
+        " round_to: 8e0}\n"
         "  distillation: {hidden: 1e-3}\n"
     )
     found = upstream_options(read_config(path), path)

@@ -19,7 +19,6 @@ from espnet_hjprune.espnet.encoder import HJPruneEncoder
 from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
 from espnet_hjprune.model.stock_weights import STOCK
 
-
 # Options of optimisers and learning rate schedulers; some tasks have two of them.
 OPTIMISATION = re.compile(r"(optim|scheduler)\d*_conf")
 
