@@ -10,7 +10,7 @@ SHELL_SCRIPTS = .ci/run $(shell find . \
 	\( -path ./tools/venv -o -path ./tools/src -o -path ./.git -o -name downloads -o -name exp \) \
 	-prune -o -type f -name '*.sh' -print)
 
-.PHONY: help setup demo test test-killed test-untidy test-newer-torch gpu-figures lint clean
+.PHONY: help setup demo test test-killed test-untidy test-environment test-newer-torch gpu-figures lint clean
 
 help:
 	@echo "make setup  install everything into tools/venv (needs network the first time)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test   check the style and run the tests; PYTEST_OPTS='-k tokens' adds options"
 	@echo "make test-killed       kill a recipe at 20 moments and compare what a second run makes (30 min)"
 	@echo "make test-untidy       format 5000 odd data directories (10 min)"
+	@echo "make test-environment  run a recipe in a path with blanks, without a home directory (10 min)"
 	@echo "make test-newer-torch  compare upstreams under a newer torch (3 GB more to install)"
 	@echo "make gpu-figures  measure speed and memory on a GPU; FIGURES_OPTS='--output DIR' adds options"
 	@echo "make lint   check the style only"
@@ -43,6 +44,9 @@ test-killed: setup
 
 test-untidy: setup
 	$(BIN)/python3 -m pytest -m slow test/test_untidy_data.py $(PYTEST_OPTS)
+
+test-environment: setup
+	$(BIN)/python3 -m pytest -m slow test/test_environment.py $(PYTEST_OPTS)
 
 test-newer-torch: setup
 	tools/newer_torch.sh

@@ -182,6 +182,7 @@ def compact(task: str, exp: Path, output: Path, finetune: dict[str, Any] | None 
     """Run the compaction on the last epoch."""
     arguments = ["--task", task, "--train_config", exp / "config.yaml"]
     arguments += ["--model_file", (exp / "latest.pth").resolve(), "--output_dir", output]
+    arguments += ["--allow_off_target", "true"]
     if finetune is not None:
         base = exp / "finetune_base.yaml"
         base.write_text(yaml.safe_dump(finetune))

@@ -90,6 +90,19 @@ def padded_batch(lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch
     return torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), torch.tensor(lengths)
 
 
+def settle(pruner: Pruner, sparsity: float | None = None) -> Pruner:
+    """Shift all gates until a single constraint's expected sparsity is this, or the target."""
+    goal = pruner.measures[0].target if sparsity is None else sparsity
+    start = pruner.gates.log_alpha.detach().clone()
+    low, high = -40.0, 40.0
+    with torch.no_grad():
+        for _ in range(60):
+            middle = (low + high) / 2
+            pruner.gates.log_alpha.copy_(start + middle)
+            low, high = (middle, high) if pruner.expected_sparsity()[0] > goal else (low, middle)
+    return pruner
+
+
 def attached(pruner: Pruner) -> Pruner:
     """The pruner in training, with an optimiser."""
     attach(pruner, torch.optim.AdamW(pruner.parameters()))

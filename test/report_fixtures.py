@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from espnet_hjprune.scoring.sclite import score_set, scoring_tokenizer
+from espnet_hjprune.target import Target
 
 DENSE = {"conv": [512] * 7, "head": [12] * 12, "ffn": [3072] * 12, "hidden": 768}
 KEPT = {
@@ -33,6 +34,15 @@ def write_summary(path: Path, criterion: str = "macs", target: object = 0.4) -> 
         "expected": {"macs": 44501002000, "params": 59100200},
         "actual": {"macs": 44438102016, "params": 59087360},
         "sparsity": {"expected": 0.3992, "actual": 0.4},
+        "constraints": [
+            {
+                "name": name,
+                "kind": "macs" if criterion == "macs" else "params",
+                "target_sparsity": share,
+                "sparsity": {"expected": share - 0.0312, "actual": share + 0.0001},
+            }
+            for name, share in Target.parse(target).by_name().items()
+        ],
         "layers": {**KEPT, "dense": DENSE},
         "max_abs_diff": 3e-6,
     }

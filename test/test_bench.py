@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
+import os
+import subprocess
 import sys
 import time
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import attached, random_encoder, small_config
+from recipe_runs import ROOT
 
 from espnet_hjprune.alternation import alternate
 from espnet_hjprune.benchmark import timing
@@ -27,7 +29,7 @@ from espnet_hjprune.benchmark.models import (
     pruned_encoder,
 )
 from espnet_hjprune.benchmark.modes import compiled, never_waits, runs_at_all
-from espnet_hjprune.benchmark.peers import can_import
+from espnet_hjprune.benchmark.peers import usable_peers
 from espnet_hjprune.benchmark.timing import (
     median_ratio,
     peak_memory,
@@ -114,26 +116,20 @@ def test_the_fastest_product_counts(monkeypatch):
 
 @pytest.mark.parametrize("error", [ImportError, AttributeError, OSError, RuntimeError])
 def test_what_imports_raise_leaves_a_package_out(error, caplog):
-    def load() -> None:
-        raise error("no module\nof this name")
+    def load(peer: str) -> None:
+        if peer == "s3prl":
+            raise error("no module\nof this name")
 
-    assert not can_import("torchaudio", load)
+    peers = ["huggingface", "s3prl", "torchaudio"]
+    assert usable_peers(peers, load, asked_for=False) == ["huggingface", "torchaudio"]
     (warning,) = caplog.messages
-    assert "torchaudio is left out" in warning and warning.endswith(f"{error.__name__}: no module")
-    assert can_import("json", lambda: None)
+    assert "s3prl is left out" in warning and warning.endswith(f"{error.__name__}: no module")
+    refusal = rf"--peers has s3prl, which cannot be imported \({error.__name__}: no module\); inst"
+    with pytest.raises(HJPruneError, match=refusal):
+        usable_peers(peers, load, asked_for=True)
+    assert usable_peers(["torchaudio"], load, asked_for=True) == ["torchaudio"]
     with pytest.raises(KeyError):
-        can_import("json", lambda: {}["other errors are ours"])
-
-
-def test_the_first_package_left_is_the_reference(monkeypatch, caplog, capsys):
-    monkeypatch.setitem(sys.modules, "s3prl.upstream.wav2vec2.hubconf", None)
-    options = ["--upstream", MINI, "--seconds", "0.5", "--repeats", "1", "--targets"]
-    bench.main([*options, "--peers", "s3prl", "huggingface", "--json", "-"])
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["model"] for row in rows] == ["huggingface", "dense"]
-    assert rows[0]["speed_up"] == 1
-    (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert warning.getMessage().startswith("s3prl is left out of the comparison")
+        usable_peers(peers, lambda peer: {}["other errors are ours"], asked_for=False)
 
 
 @pytest.mark.parametrize("target", [0.2, 0.6])
@@ -323,15 +319,60 @@ def test_training_steps(capsys):
         assert row["share_of_peak"] == pytest.approx(expected, rel=0.01)
 
 
-def test_training_without_the_stock_frontend(monkeypatch, caplog, capsys):
-    monkeypatch.delitem(sys.modules, "espnet_hjprune.espnet.benchmark_peer", raising=False)
-    monkeypatch.setitem(sys.modules, "s3prl.nn", None)
-    options = ["--upstream", MINI, "--seconds", "0.5", "--repeats", "1", "--training"]
-    bench.main([*options, "--json", "-"])
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["model"] for row in rows] == ["without gates", "with gates"]
-    (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert warning.getMessage().startswith("ESPnet's s3prl frontend is left out")
+# s3prl is not there, or is one that does not fit to torch.
+BROKEN = {
+    "absent": "import sys; sys.modules['s3prl'] = None",
+    "broken": "import sys; sys.path.insert(0, 'elsewhere')",
+}
+
+
+def bench_without_s3prl(how: str, command: str, directory: Path, *options: str):
+    """Run a benchmark in a process that cannot import s3prl."""
+    package = directory / "elsewhere" / "s3prl"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AttributeError('torchaudio has no sox_effects')")
+    module = f"espnet_hjprune.bin.{command}"
+    code = f"{BROKEN[how]}; import runpy; runpy.run_module({module!r}, run_name='__main__')"
+    return subprocess.run(
+        [sys.executable, "-c", code, "--upstream", MINI, *options],
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("training", [False, True])
+def test_without_s3prl_the_others_are_measured(how, training, tmp_path):
+    options = ["--seconds", "0.5", "--repeats", "1", "--targets", "--json", "-"]
+    options += ["--training"] if training else []
+    done = bench_without_s3prl(how, "bench", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    names = ["without gates", "with gates"] if training else ["dense"]
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["model"] for row in rows] == names and rows[0]["speed_up"] == 1
+    (warning,) = (line for line in done.stderr.splitlines() if "WARNING" in line)
+    assert "s3prl is left out of the comparison, as it cannot be imported: " in warning
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("bench", ["--peers", "s3prl"], "--peers has s3prl, which cannot be imported ("),
+        ("bench", ["--training", "--peers", "s3prl"], "--peers has s3prl, which cannot be imp"),
+        ("bench", ["--training", "--recipe"], "--recipe needs s3prl, which cannot be imported ("),
+        ("gpu_figures", ["--device", "cpu", "--peers", "s3prl"], "--peers has s3prl, which canno"),
+    ],
+)
+def test_s3prl_that_is_asked_for_is_refused_at_once(how, command, options, message, tmp_path):
+    done = bench_without_s3prl(how, command, tmp_path, *options)
+    assert done.returncode == 1 and not done.stdout
+    *before, sentence = done.stderr.splitlines()
+    assert sentence.startswith(f"error: {message}")
+    assert "leave" in sentence and not any("Timing" in line for line in before)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -1,4 +1,4 @@
-"""The package in an environment that has only what its base installation asks for."""
+"""Environments: one with only what the base installation asks for, and those of odd machines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from recipe_runs import ROOT
+from recipe_runs import ROOT, copy_recipe
 
 ABSENT = ("espnet", "espnet2", "s3prl", "torchaudio", "transformers", "matplotlib", "kaldiio")
 
@@ -96,13 +96,129 @@ def test_what_is_missing_is_said_in_one_sentence(python, tmp_path, arguments, me
     assert message in result.stderr
 
 
-def test_a_comparison_goes_on_without_a_package(python, tmp_path):
-    arguments = ("--peers", "s3prl", "--upstream", "wav2vec2_mini", "--seconds", "1", "--targets")
-    result = run(python, "-m", "espnet_hjprune.bin.hjprune", "bench", *arguments, cwd=tmp_path)
+def test_a_comparison_goes_on_without_a_package_unless_it_is_asked_for(python, tmp_path):
+    arguments = ("--upstream", "wav2vec2_mini", "--seconds", "1", "--targets")
+    command = ("-m", "espnet_hjprune.bin.hjprune", "bench", *arguments)
+    result = run(python, *command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "s3prl is left out of the comparison, as it cannot be imported" in result.stderr
     assert "speed-up against dense" in result.stdout
+    result = run(python, *command, "--peers", "s3prl", cwd=tmp_path)
+    assert result.returncode == 1 and not result.stdout
+    assert "error: --peers has s3prl, which cannot be imported" in result.stderr
 
 
 def test_this_process_has_more(python):
     assert Path(sys.executable).resolve() == python.resolve()
+
+
+# The environment of the recipes
+
+PATH_SH = "egs2/TEMPLATE/hjprune1/path.sh"
+CACHES = ("NUMBA_CACHE_DIR", "MPLCONFIGDIR", "TORCH_HOME", "HF_HOME")
+SHOWN = ("PYTHONPATH", "PATH", *CACHES)
+
+
+def recipe_environment(
+    root: Path, has_environment: bool = True, **variables: str | None
+) -> tuple[dict[str, str], str]:
+    """What path.sh of a checkout sets, sourced in a recipe; and what it warns of."""
+    recipe = root / "egs2" / "corpus" / "asr1"
+    recipe.mkdir(parents=True, exist_ok=True)
+    (root / PATH_SH).parent.mkdir(parents=True, exist_ok=True)
+    (root / PATH_SH).write_text((ROOT / PATH_SH).read_text())
+    (recipe / "path.sh").unlink(missing_ok=True)
+    (recipe / "path.sh").symlink_to("../../TEMPLATE/hjprune1/path.sh")
+    if has_environment:
+        (root / "tools/venv/bin").mkdir(parents=True, exist_ok=True)
+    environment = {n: v for n, v in os.environ.items() if n not in ("PYTHONPATH", *CACHES)}
+    environment |= {name: value for name, value in variables.items() if value is not None}
+    for name in (name for name, value in variables.items() if value is None):
+        environment.pop(name, None)
+    show = "".join(f'printf "%s\\0" "${{{name}:-}}"; ' for name in SHOWN)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f". ./path.sh; {show}"],
+        cwd=recipe,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(zip(SHOWN, done.stdout.split("\0"), strict=False)), done.stderr
+
+
+@pytest.mark.parametrize("name", ["checkout", "my cöpy"])
+def test_another_espnet_is_left_out_where_there_is_an_environment(name, tmp_path):
+    root = tmp_path / name
+    for package in ("old espnet/espnet2", "old/s3prl", "tools of mine/mine"):
+        (tmp_path / package).mkdir(parents=True)
+    places = [tmp_path / "old espnet", tmp_path / "old", tmp_path / "tools of mine"]
+    given = ":".join(map(str, places))
+    found, warnings = recipe_environment(root, PYTHONPATH=f"{given}:")
+    assert found["PYTHONPATH"] == f"{root}:{places[2]}"
+    assert found["PATH"].startswith(f"{root}/tools/venv/bin:")
+    said = [line.partition(" on PYTHONPATH has another ")[0] for line in warnings.splitlines()]
+    assert said == [f"warning: {place}" for place in places[:2]]
+    # What starts from there says nothing more, and a user's own environment has its own ESPnet.
+    assert recipe_environment(root, PYTHONPATH=found["PYTHONPATH"]) == (found, "")
+    own, warnings = recipe_environment(tmp_path / f"{name} 2", False, PYTHONPATH=given)
+    assert own["PYTHONPATH"] == f"{tmp_path / name} 2:{given}" and not warnings
+    assert recipe_environment(root)[0]["PYTHONPATH"] == str(root)
+
+
+@pytest.mark.parametrize("home", ["/proc/nope", "a file", "unset", "writable", "with caches"])
+def test_caches_have_a_place_where_home_has_none(home, tmp_path):
+    (tmp_path / "a file").touch()
+    for directory in ("writable", "with caches/.cache/huggingface"):
+        (tmp_path / directory).mkdir(parents=True)
+    variables = {"HOME": None if home == "unset" else str(tmp_path / home)}
+    found, warnings = recipe_environment(tmp_path / "root", **variables)
+    place = tmp_path / "root/egs2/corpus/asr1/downloads/cache"
+    expected = {
+        name: str(place / part)
+        for name, part in zip(CACHES, ("numba", "matplotlib", "torch", "huggingface"), strict=True)
+    }
+    # Without HOME, the home directory is that of the user.
+    if home in ("writable", "with caches", "unset"):
+        expected = dict.fromkeys(CACHES, "")
+    assert {name: found[name] for name in CACHES} == expected
+    assert not warnings
+    if home == "a file":
+        own = recipe_environment(tmp_path / "root", **variables, MPLCONFIGDIR="/my own")[0]
+        assert own == found | {"MPLCONFIGDIR": "/my own"}
+
+
+def test_setup_finds_uv_without_a_home():
+    script = "log() { :; }; die() { echo died; exit 3; }; . tools/uv.sh; find_uv || echo none"
+    environment = {n: v for n, v in os.environ.items() if n != "HOME"}
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() and not done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", [None, "a file"])
+def test_all_stages_in_an_odd_place(home, tmp_path, monkeypatch):
+    """Blanks and letters beyond ASCII in the path, no home directory, an old ESPnet beside."""
+    settings = [
+        "--mini", "true", "--token_type", "bpe", "--nbpe", "40", "--test_sets", "test_clean",
+        "--mini_opts", "--num_train 32 --num_dev_clean 2 --num_dev_other 2 --num_test_clean 4 "
+        "--num_test_other 2 --num_test_tedlium 2 --nj 2", "--ramp_epochs", "1",
+        "--allow_off_target", "true", "--inference_nj", "1",
+        "--train_args", "--max_epoch 1 --num_workers 0",
+        "--prune_args", "--max_epoch 2 --num_workers 0",
+        "--compact_args", "--max_epoch 1 --num_workers 0",
+    ]  # fmt: skip
+    (tmp_path / "old espnet/espnet2").mkdir(parents=True)
+    (tmp_path / "old espnet/espnet2/__init__.py").write_text("raise RuntimeError('too old')")
+    (tmp_path / "a file").touch()
+    recipe = copy_recipe(tmp_path / "my cöpy", "librispeech_100/asr1", *settings)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path / 'old espnet'}")
+    if home is None:
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", str(tmp_path / home))
+    output = recipe.run()
+    assert "Successfully finished" in output and "has another ESPnet or s3prl" in output
+    assert recipe.only("exp/asr_compact_*/RESULTS.md").is_file()
+    recipe.run("--stage", "7", "--decoder", "espnet")

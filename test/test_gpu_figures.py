@@ -37,12 +37,17 @@ def test_times_are_read_from_the_log():
         step_times(short, accum_grad=4)
 
 
-def test_without_espnet_the_rows_stay_as_they_are(monkeypatch, caplog):
+def test_without_espnet_its_rows_are_refused_or_left_out(monkeypatch, tmp_path, caplog):
     monkeypatch.setitem(sys.modules, "espnet2", None)
-    rows = [{"model": "without gates"}]
-    assert add_recipe_rows(comparison(), rows) == rows
-    (warning,) = caplog.messages
-    assert warning == "Rows through ESPnet are left out, as ESPnet is not installed"
+    with pytest.raises(HJPruneError, match="--recipe needs ESPnet, which is not installed"):
+        bench.main(["--upstream", MINI, "--training", "--peers", "--recipe"])
+    made = []
+    monkeypatch.setattr("espnet_hjprune.benchmark.gpu_figures.run_group", made.append)
+    with pytest.raises(HJPruneError, match="Training failed"):
+        figures(tmp_path, "--groups", "training")
+    assert "--recipe" not in made[0].options
+    (warning,) = (text for text in caplog.messages if "Rows through" in text)
+    assert warning.startswith("Rows through ESPnet are left out: --recipe needs ESPnet")
 
 
 def test_steps_through_espnet(tmp_path, monkeypatch, capsys):
@@ -132,3 +137,18 @@ def test_a_benchmark_that_fails_is_left_out(caplog):
 def test_wrong_options_are_refused(tmp_path):
     with pytest.raises(HJPruneError, match="--groups has no speed; it takes training, memory"):
         figures(tmp_path, "--groups", "speed")
+    with pytest.raises(HJPruneError, match="--peers has no fairseq; it takes s3prl, huggingface"):
+        figures(tmp_path, "--peers", "fairseq")
+    with pytest.raises(HJPruneError, match="--modes has no fast; it takes eager, graph, compile"):
+        figures(tmp_path, "--modes", "fast")
+    with pytest.raises(HJPruneError, match="no architecture is called wav2vec3"):
+        figures(tmp_path, "--large_upstream", "wav2vec3")
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_group_has_the_peers_that_it_can_compare():
+    peers = ("huggingface", "torchaudio")
+    sizes = Sizes("cpu", MINI, MINI, peers, ("eager",), 1.0, 2, 1, recipe=False)
+    made = {group.title: bench.get_parser().parse_args(group.options) for group in groups(sizes)}
+    assert made["Training"].peers == ["huggingface"] and not made["Training"].recipe
+    assert made["Inference"].peers == ["huggingface", "torchaudio"]

@@ -210,8 +210,8 @@ def test_the_token_list_is_the_vocabulary(tmp_path):
     assert make_list(tmp_path, {"a": "TO A", "b": "TEE"}, "--vocabulary", str(directory)) == OURS
     (tmp_path / "tokens.txt").unlink()
     for text, message in {
-        "to a": r"lacks 3 tokens of the text: a o t; it has letters in upper case",
-        "TO É": r"lacks 1 tokens of the text: É; correct the text",
+        "to a": r"lacks 3 tokens of the text, such as a o t; it has letters in upper case",
+        "TO É": r"lacks 1 tokens of the text, such as É; correct the text",
     }.items():
         with pytest.raises(HJPruneError, match=message):
             make_list(tmp_path, {"a": text}, "--vocabulary", str(directory))
@@ -288,4 +288,6 @@ def test_stages_2_and_3_of_a_recipe(tmp_path):
         recipe.directory / "data/train", [Utterance("train-0", "train", str(file), "neat")]
     )
     failed = recipe.fail("--stage", "2", "--stop_stage", "3", "--upstream_ckpt", str(directory))
-    assert "lacks 4 tokens of the text: a e n t; it has letters in upper case" in failed.stderr
+    assert (
+        "lacks 4 tokens of the text, such as a e n t; it has letters in upper case" in failed.stderr
+    )

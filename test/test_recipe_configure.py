@@ -145,6 +145,20 @@ def test_training_options_are_picked_out() -> None:
         steps.training_options(["--max_epoch", "many"])
 
 
+@given(
+    words=st.lists(st.sampled_from(["--a", "b=c", "-1", "--max_epochs", "3", "--x=--max_epoch"])),
+    places=st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=3),
+)
+def test_the_number_of_epochs_is_taken_out(
+    words: list[str], places: list[tuple[int, bool]]
+) -> None:
+    given: list[list[str]] = [[word] for word in words]
+    for place, joined in places:
+        given.insert(place, ["--max_epoch=7"] if joined else ["--max_epoch", "7"])
+    arguments = [word for group in given for word in group]
+    assert steps.without_max_epoch(arguments) == words
+
+
 def test_options_after_the_dashes_count_before_the_file(shape_dir: Path) -> None:
     config = TRAINING | SCHEDULER | {"accum_grad": 5}
     written, counted = run(shape_dir, config, "--", "--max_epoch=7", "--accum_grad", "2")
@@ -153,6 +167,29 @@ def test_options_after_the_dashes_count_before_the_file(shape_dir: Path) -> None
     parsed = parsed_by_espnet(shape_dir, "--max_epoch=7", "--accum_grad", "2")
     assert (parsed["max_epoch"], parsed["accum_grad"]) == (7, 2)
     assert parsed["scheduler_conf"] == {"warmup_steps": 5, "total_steps": 42}
+
+
+def test_the_number_of_epochs_is_written(shape_dir: Path) -> None:
+    config = TRAINING | SCHEDULER
+    given = ("--max_epoch", "7", "--", "--max_epoch", "5", "--accum_grad", "2")
+    written, counted = run(shape_dir, config, *given)
+    assert (written["max_epoch"], counted.max_epoch) == (7, 7)
+    assert written["scheduler_conf"]["total_steps"] == 7 * (12 // 2)
+    del config["max_epoch"]
+    assert run(shape_dir, config)[0]["max_epoch"] == steps.DEFAULTS["max_epoch"]
+
+
+def test_numbers_are_written_as_numbers(shape_dir: Path) -> None:
+    config = TRAINING | {"optim": "adamw", "optim_conf": {"lr": "3e-5"}, "grad_clip": "5e0"}
+    config |= {"batch_type": "numel", "batch_bins": "3e5", "valid_batch_bins": "3.2e6"}
+    written, counted = run(shape_dir, config)
+    given = (shape_dir / "given.yaml").read_text()
+    assert "lr: 3e-5\n" in given and "batch_bins: 3e5\n" in given
+    assert written["optim_conf"] == {"lr": 3e-5} and written["grad_clip"] == 5.0
+    assert (written["batch_bins"], written["valid_batch_bins"]) == (300000, 3200000)
+    assert type(written["batch_bins"]) is type(written["valid_batch_bins"]) is int
+    assert counted == run(shape_dir, config | {"batch_bins": 300000})[1]
+    assert parsed_by_espnet(shape_dir)["optim_conf"] == {"lr": 3e-5}
 
 
 def test_options_that_espnet_reads_in_its_own_way(shape_dir: Path) -> None:
@@ -264,6 +301,10 @@ def test_a_measured_alignment_is_a_number_and_stays(shape_dir: Path) -> None:
     path = shape_dir / "exp/training.yaml"
     path.write_text(yaml.safe_dump(written))
     assert run(shape_dir, config, *options)[0] == written
+    # A longer training is the same one.
+    longer, _ = run(shape_dir, config, *options, "--max_epoch", "9")
+    assert longer["frontend_conf"] == written["frontend_conf"]
+    assert longer["scheduler_conf"] == written["scheduler_conf"] | {"total_steps": 108}
     # Another training is measured for itself, and numbers that are given count.
     other = run(shape_dir, config, *options, "--target_sparsity", "0.3")[0]
     assert other["frontend_conf"]["pruning"]["round_to"] in CANDIDATES

@@ -18,6 +18,7 @@ MINI = (
 SETTINGS = [
     "--mini", "true", "--mini_opts", MINI, "--test_sets", "test_clean", "--inference_nj", "1",
     "--audio_format", "flac.ark", "--token_type", "bpe", "--nbpe", "40", "--ramp_epochs", "1",
+    "--allow_off_target", "true",
     "--train_args", "--max_epoch 2 --num_workers 0",
     "--prune_args", "--max_epoch 3 --num_workers 0",
     "--compact_args", "--max_epoch 2 --num_workers 0",
@@ -36,7 +37,10 @@ def test_all_stages_with_interruptions(recipe):
     recipe.kill_in_training(3, "exp/asr_train_*")
     recipe.run("--stage", "3", "--stop_stage", "3")
     recipe.kill_in_training(4, "exp/asr_prune_*")
-    recipe.run("--stage", "4", "--stop_stage", "5")
+    output = recipe.run("--stage", "4", "--stop_stage", "5")
+    # So few steps move no gates; compaction closes what it needs, as it was told to.
+    off = "The gates of 3epoch.pth are off their target: the expected sparsity is 0."
+    assert off in output.partition("Stage 4: finished")[0].splitlines()[-2]
     recipe.kill_in_training(6, "exp/asr_compact_*")
     output = recipe.run("--stage", "3")
     assert "is finished already; skipping" in output
@@ -91,6 +95,48 @@ def test_all_stages_with_interruptions(recipe):
         saved = recipe.only(finished) / "config.yaml"
         assert yaml.safe_load(saved.read_text())["frontend_conf"]["frontend_conf"]["architecture"]
     assert "skipping" in recipe.run("--stage", "5")
+
+
+def losses(exp: Path) -> dict[int, float]:
+    """The training losses of all epochs, to the last bit."""
+    stats = torch.load(exp / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
+    return {epoch: float(parts["train"]["loss"]) for epoch, parts in stats.items()}
+
+
+def test_a_training_with_more_epochs_goes_on(recipe):
+    if not list(recipe.directory.glob("exp/asr_compact_*/.done")):
+        pytest.skip("needs the stages of the first test")
+    # Once in the configuration, which stage 5 completes, and once as an option.
+    configuration = recipe.directory / "conf/mini/finetune.yaml"
+    text = configuration.read_text()
+    configuration.write_text(text.replace("max_epoch: 4\n", "max_epoch: 3\n"))
+    by_file = ("--stage", "5", "--stop_stage", "6", "--compact_args", "--num_workers 0")
+    by_option = ("--stage", "4", "--stop_stage", "5")
+    by_option += ("--prune_args", "--max_epoch 4 --num_workers 0")
+    for stage, options, epochs in (("compact", by_file, 3), ("prune", by_option, 4)):
+        exp = recipe.only(f"exp/asr_{stage}_*")
+        before, finished = losses(exp), (exp / ".done").read_text()
+        logs = {path: path.read_text() for path in exp.glob("train.*log")}
+        output = recipe.run(*options)
+        goes_on = f"goes on where it was, to {epochs} epochs instead of {epochs - 1}"
+        assert output.count(goes_on) == 1
+        after = losses(exp)
+        assert list(after) == [*before, epochs]
+        assert all(after[epoch] == loss for epoch, loss in before.items())
+        log = (exp / "train.log").read_text()
+        assert f"{epochs}/{epochs}epoch started" in log and log.count("epoch started") == 1
+        assert f"The training has {3 * epochs} steps in all, no longer {3 * (epochs - 1)}" in log
+        assert set(logs.values()) < {path.read_text() for path in exp.glob("train.*log")}
+        checkpoint = torch.load(exp / "checkpoint.pth", weights_only=False)
+        assert checkpoint["schedulers"][0]["last_epoch"] == 3 * epochs
+        assert checkpoint["schedulers"][0]["total_steps"] == 3 * epochs
+        assert (exp / f"{epochs}epoch.pth").is_file() and (exp / ".done").read_text() != finished
+        # The compaction needs no repetition for the one, and is repeated for the other.
+        made = output.count("compact was made with other options or inputs")
+        assert made == (1 if stage == "prune" else 0)
+    summary = json.loads((exp / "compact" / "summary.json").read_text())
+    assert summary["max_abs_diff"] <= 1e-5
+    configuration.write_text(text)
 
 
 def test_new_data_start_over_only_what_they_concern(recipe, monkeypatch):

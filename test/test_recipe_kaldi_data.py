@@ -441,6 +441,7 @@ SETTINGS = [
     "--train_set", "train", "--valid_set", "dev", "--test_sets", "eval",
     "--config_dir", "conf/mini", "--upstream", "wav2vec2_local", "--upstream_ckpt", "upstream.pt", 
     "--ramp_epochs", "1", "--speed_perturb_factors", "1.0 1.1", "--nj", "2", "--inference_nj", "1",
+    "--allow_off_target", "true",
     "--train_args", "--max_epoch 1 --num_workers 0",
     "--prune_args", "--max_epoch 2 --num_workers 0",
     "--compact_args", "--max_epoch 1 --num_workers 0",

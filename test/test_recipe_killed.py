@@ -29,6 +29,7 @@ MINI = (
 SETTINGS = [
     "--mini", "true", "--mini_opts", MINI, "--test_sets", "test_clean", "--inference_nj", "2",
     "--ramp_epochs", "1",
+    "--allow_off_target", "true",
     "--train_args", "--max_epoch 2 --num_workers 0",
     "--prune_args", "--max_epoch 3 --num_workers 0",
     "--compact_args", "--max_epoch 2 --num_workers 0",

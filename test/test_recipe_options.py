@@ -89,6 +89,7 @@ def test_every_option_that_python_reads_is_in_the_table() -> None:
     assert made == {
         "make_upstream", "source_upstream", "original_train_set", "dataset_tag",
         "method_tag", "target_epochs", "audio_type",
+        "train_max_epoch", "prune_max_epoch", "compact_max_epoch",
     }  # fmt: skip
     assert read_by_python() - made <= set(TABLE)
     numbers = {*recipe_options.WHOLE_NUMBERS, *recipe_options.COUNTS}
@@ -589,10 +590,18 @@ def test_several_targets_shape_the_pruning() -> None:
     assert completed["targets"] == "0.2 0.3 0.4"
     assert completed["target_epochs"] == "5 8 11"
     assert completed["prune_args"] == (
-        "--max_epoch 2 --x y --max_epoch 11 --keep_nbest_models 11 --patience none"
-        " --scheduler_conf pruning_schedule=constant"
+        "--x y --keep_nbest_models 11 --patience none --scheduler_conf pruning_schedule=constant"
     )
+    assert completed["prune_max_epoch"] == "11"
     assert complete(targets="0.4")["target_epochs"] == "7"
+
+
+def test_epochs_are_the_same_wherever_they_stand(tmp_path: Path) -> None:
+    written = complete(prune_config=write_config(tmp_path / "a/prune.yaml", max_epoch=9))
+    said = complete(prune_args="--x y --max_epoch 9 --max_epoch=8 z")
+    assert (written["prune_max_epoch"], written["prune_args"]) == ("9", "")
+    assert (said["prune_max_epoch"], said["prune_args"]) == ("8", "--x y z")
+    assert [said[f"{part}_max_epoch"] for part in ("train", "compact")] == ["25", "10"]
 
 
 # Methods

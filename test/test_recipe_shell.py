@@ -351,6 +351,77 @@ def test_what_other_inputs_made_is_set_aside(place, other, finished):
     assert (place / "exp/a/made").read_text() == " ".join(other) + "\n"
 
 
+TRAIN_LONGER = """
+    dir=$1 epochs=$2
+    shift 2
+    if unfinished_training "${dir}" "${epochs}" "$@"; then
+        echo TRAINED
+        echo "${epochs} $*" >>"${dir}/checkpoint.pth"
+        [ "${killed:-no}" = yes ] || finish "${dir}"
+    fi
+"""
+GOES_ON = "exp/a goes on where it was, to 5 epochs instead of 3"
+
+
+@pytest.mark.parametrize("killed", ["yes", "no"])
+def test_a_training_with_more_epochs_goes_on(place, killed):
+    shell(f"killed={killed}{TRAIN_LONGER}", "exp/a", 3, "x", "y z", "")
+    printed = shell(TRAIN_LONGER, "exp/a", 5, "x", "y z", "").stdout
+    assert GOES_ON in printed and "TRAINED" in printed
+    assert (place / "exp/a/checkpoint.pth").read_text() == "3 x y z \n5 x y z \n"
+    assert "skipping" in shell(TRAIN_LONGER, "exp/a", 5, "x", "y z", "").stdout
+    assert not (place / "exp/.replaced").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "change", "second"),
+    [
+        ([3, "x", "y"], ":", [5, "x", "z"]),
+        ([3, "x", "y"], ":", [5, "x"]),
+        ([3, "x", "y"], ":", [5, "x", "y", "5"]),
+        ([3, "x", "y"], ":", [2, "x", "y"]),
+        # Without a checkpoint there is nothing to go on from.
+        ([3, "x", "y"], "rm exp/a/checkpoint.pth", [5, "x", "y"]),
+        # A directory that was made by other means.
+        ([3, "x", "y"], "printf 'x\\ny\\n' >exp/a/.options", [5, "x", "y"]),
+    ],
+)
+def test_a_training_with_other_options_or_fewer_epochs_starts_over(place, first, change, second):
+    shell(TRAIN_LONGER + change, "exp/a", *first)
+    printed = shell(TRAIN_LONGER, "exp/a", *second).stdout
+    assert "made with other options or inputs; moving it to exp/.replaced/a." in printed
+    assert "goes on" not in printed and "TRAINED" in printed
+    words = " ".join(map(str, second))
+    assert (place / "exp/a/checkpoint.pth").read_text() == f"{words}\n"
+
+
+def test_two_runs_keep_apart_where_one_has_more_epochs(place):
+    shell(TRAIN_LONGER, "exp/a", 3, "x")
+    before = (place / "exp/a/.done").read_text()
+    with recipe_with_job("exp/b") as (run, _):
+        (place / "exp/b/.running").rename(place / "exp/a/.running")
+        refused = shell(TRAIN_LONGER, "exp/a", 5, "x", status=1)
+        assert f"another run (process {run.pid}) is at work in exp/a" in refused.stderr
+    assert (place / "exp/a/.done").read_text() == before
+
+
+def test_settings_are_all_but_the_number_of_epochs(place):
+    def settings_of(text):
+        (place / "a.yaml").write_text(text)
+        return shell("settings_checksum a.yaml").stdout
+
+    plain = settings_of("a: 1\nb: {max_epoch: 3}\n")
+    for line in ("max_epoch: 3", "max_epoch:  40 # long"):
+        assert settings_of(f"a: 1\n{line}\nb: {{max_epoch: 3}}\n") == plain, line
+    others = (
+        "a: 2\nb: {max_epoch: 3}\n",
+        "a: 1\nb: {max_epoch: 4}\n",
+        "a: 1\nmax_epoch: &epochs 3\nb: {max_epoch: 3}\n",
+        "a: 1\nmax_epochs: 3\nb: {max_epoch: 3}\n",
+    )
+    assert len({plain, *map(settings_of, others)}) == 1 + len(others)
+
+
 def test_a_place_that_cannot_be_written_is_no_finished_work(place):
     (place / "exp").write_text("a file")
     result = shell(MAKE + "echo on", "exp/a", "x", status=1)
@@ -607,6 +678,7 @@ espnet_hjprune.errors.HJPruneError: a.yaml: the option: is wrong; mend it
         (TRACEBACK, "", "a.yaml: the option: is wrong; mend it"),
         (TRACEBACK.replace("HJPrune", "Usage"), "", "a.yaml: the option: is wrong; mend it"),
         ("x\nKeyError: 1\n# Ended with\n", "x\nKeyError: 1\n", ""),
+        ("asr_train.py: error: argument --x: bad\n# Ended with\n", "", "argument --x: bad"),
         ("".join(f"{i}\n" for i in range(20)), "".join(f"{i}\n" for i in range(5, 20)), ""),
         ("an error: in a line\n", "an error: in a line\n", ""),
         ("\0bytes\nerror: x\n", "", "x"),
@@ -621,6 +693,81 @@ def test_the_reason_is_found_in_the_log(place, log, shown, reason):
     result = shell("die_with_log x.log", status=1)
     reason = reason or "the job ended without saying why"
     assert result.stderr == f"{shown}error: {reason} (log: x.log)\n"
+
+
+def python_log(source, after="# Ended with status 1 at some time\n"):
+    """A log of what Python itself prints when it ends with an exception."""
+    printed = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert printed.returncode != 0
+    return f"# Started\nerror: an earlier one\nwords\n{printed.stderr}{after}"
+
+
+LOADER = """
+import torch
+class Data(torch.utils.data.Dataset):
+    def __len__(self): return 2
+    def __getitem__(self, index): return {}[index]
+if __name__ == "__main__":
+    list(torch.utils.data.DataLoader(Data(), num_workers=1))
+"""
+LATER = "x.py:254: UserWarning: leaked\n  warnings.warn('a: b')\n# Ended with status 1\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "after", "reason"),
+    [
+        (
+            "'3e-4' <= 0",
+            LATER,
+            "TypeError: '<=' not supported between instances of 'str' and 'int'",
+        ),
+        ("assert 1 > 2", "", "AssertionError"),
+        ("raise ValueError('no\\n\\n  more words')", "", "ValueError: no"),
+        ("raise ValueError('no:\\n\\tone\\n\\t two\\n')", "", "ValueError: no: one two"),
+        ("raise ValueError('\\n\\nall words')", LATER, "ValueError: all words"),
+        (
+            "import json; json.loads('x')",
+            "",
+            "json.decoder.JSONDecodeError: Expecting value: line 1",
+        ),
+        ("try: {}[1]\nexcept KeyError: [][2]", "", "IndexError: list index out of range"),
+        ("try: {}[1]\nexcept KeyError as e: raise OSError('why') from e", "", "OSError: why"),
+        ("raise ValueError('long ' * 99)", "", f"{('ValueError: ' + 'long ' * 99)[:281]}..."),
+        (LOADER, "", "KeyError: 0"),
+    ],
+)
+def test_the_reason_of_a_traceback_is_its_last_line(place, source, after, reason):
+    for prefix in ("", "[rank1]: "):
+        log = python_log(source, after)
+        log = "".join(f"{prefix}{line}" for line in log.splitlines(keepends=True))
+        (place / "x.log").write_text(log)
+        said = shell("die_with_log x.log", status=1).stderr
+        assert said.startswith(f"error: the job ended with {reason}"), log
+        assert said.endswith(" (log: x.log)\n") and said.count("\n") == 1
+
+
+KILLED = "error: the system killed the job, as it does where memory runs out; make batches smaller"
+
+
+def test_a_killed_job_is_told_from_one_that_fails(place):
+    script = TRAIN.replace("exit ", "kill -9 $$; ")
+    result = shell(f"ngpu=0 num_nodes=1\n{script}", status=1)
+    assert result.stderr.splitlines()[-1].startswith(KILLED)
+    assert "# Ended with status 137" in (place / "exp/a/train.log").read_text()
+    # As Kaldi's scripts note it, and where the script that notes it is killed too.
+    for line in ("# Ended (code 137) at", "# Ended (signal 9) at"):
+        (place / "x.log").write_text(f"Traceback (most recent call last):\nKeyError: 1\n{line}\n")
+        assert shell("die_with_log x.log 1", status=1).stderr.startswith(KILLED)
+    (place / "x.log").write_text("words\n")
+    assert shell("die_with_log x.log 137", status=1).stderr.startswith(KILLED)
+    (place / "x.log").write_text("# Ended (signal 15)\n")
+    assert "without saying why" in shell("die_with_log x.log 143", status=1).stderr
+    result = shell("mkdir a; run_job a bash -c 'kill -9 $$'; echo on", status=1)
+    assert result.stderr.endswith(
+        "error: the system killed the job of a, as it does where memory runs out\n"
+    )
+    assert "on" not in result.stdout
+    assert shell("mkdir -p a; run_job a bash -c 'exit 3'; echo on", status=3).stdout == ""
 
 
 # scripts/decoding.sh

@@ -10,6 +10,7 @@ SETTINGS = [
     "--mini", "true", "--upstream", "wavlm_mini", "--inference_nj", "1",
     "--ramp_epochs", "1", "--mini_pretrain_epochs", "1",
     "--mini_opts", "--num_train 20 --num_train_synthetic 4 --num_devel 4 --num_test 4 --nj 2",
+    "--allow_off_target", "true",
     "--train_args", "--max_epoch 1 --num_workers 0",
     "--prune_args", "--max_epoch 2 --num_workers 0",
     "--compact_args", "--max_epoch 1 --num_workers 0",

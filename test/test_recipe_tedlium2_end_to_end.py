@@ -10,6 +10,7 @@ SETTINGS = [
     "--mini", "true", "--mini_opts", "--num_train 24 --num_dev 4 --num_test 5 --nj 2",
     "--inference_nj", "1", "--ramp_epochs", "1", "--speed_perturb_factors", "0.9 1.0",
     "--method", "size", "--target_sparsity", "0.3",
+    "--allow_off_target", "true",
     "--train_args", "--max_epoch 1 --num_workers 0",
     "--prune_args", "--max_epoch 2 --num_workers 0",
     "--compact_args", "--max_epoch 1 --num_workers 0",

@@ -128,6 +128,13 @@ def test_several_compact_models(experiments, capsys):
     )
     report.main(options(experiments, *more))
     assert capsys.readouterr().out.count("\n") == 5
+    text = (experiments / "RESULTS.md").read_text()
+    assert (
+        "|model|of|target|expected by the gates|after compaction|\n|---|---|---|---|---|\n"
+        "|HJ-Pruning-MAC 40%|MACs|40.0 %|36.9 %|40.0 %|\n"
+        "|SepSize|parameters cnn|40.0 %|36.9 %|40.0 %|\n"
+        "|SepSize|parameters transformer|20.0 %|16.9 %|20.0 %|\n"
+    ) in text
     assert_drawn(experiments / "sep/images/pruning.png")
 
 

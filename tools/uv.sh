@@ -5,7 +5,7 @@
 # Print a uv that works. One on PATH may be another program's wrapper that finds nothing.
 find_uv() {
     local candidate
-    for candidate in uv tools/src/uv/bin/uv "${HOME}/.local/bin/uv"; do
+    for candidate in uv tools/src/uv/bin/uv ~/.local/bin/uv; do
         if "${candidate}" --version >/dev/null 2>&1; then
             echo "${candidate}"
             return 0

@@ -21,7 +21,6 @@ from espnet_hjprune.benchmark.models import (
     pruned_encoder,
 )
 from espnet_hjprune.benchmark.modes import never_waits, runs_at_all
-from espnet_hjprune.benchmark.peers import can_import, import_peer
 from espnet_hjprune.benchmark.timing import median_ratio, peak_memory, reserved_memory
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
@@ -46,7 +45,7 @@ class Comparison:
         targets: shares of the MACs that random gates remove for the compact models.
         round_to: alignment of their widths.
         model_dirs: compact models to add.
-        peers: other packages that run the dense model.
+        peers: other packages that run the dense model; they can be imported.
         modes: keys of ``MODES`` that our models run in.
         runtimes: keys of ``RUNTIMES`` that run our models too.
         seconds: audio lengths.
@@ -89,11 +88,7 @@ class Comparison:
 def contenders(options: Comparison) -> list[Contender]:
     """The models that the options ask for, on the device; the first one is the reference."""
     config = architecture(options.upstream)
-    peers = [
-        peer_model(peer, options.upstream, config)
-        for peer in options.peers
-        if can_import(peer, partial(import_peer, peer, options.upstream))
-    ]
+    peers = [peer_model(peer, options.upstream, config) for peer in options.peers]
     torch.manual_seed(0)
     dense = SpeechEncoder(config).eval()
     ours = [own_model("dense", dense)]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from espnet_hjprune.benchmark.peers import INFERENCE_PEERS
 from espnet_hjprune.benchmark.table import as_table
 
 Result = dict[str, Any]
@@ -41,6 +42,7 @@ class Sizes:
         max_seconds: cuts lengths of audio down.
         max_batch: cuts batches down.
         max_repeats: cuts the timed rounds down.
+        recipe: trainings run through ESPnet too.
     """
 
     device: str
@@ -51,6 +53,7 @@ class Sizes:
     max_seconds: float
     max_batch: int
     max_repeats: int
+    recipe: bool = True
 
     def options(
         self, upstream: str, batches: Sequence[int], seconds: float, repeats: int
@@ -94,7 +97,9 @@ def groups(sizes: Sizes, names: Sequence[str] = GROUPS) -> list[Group]:
     found = []
     if "training" in names:
         options = sizes.options(sizes.upstream, [16], 14.5, 7)
-        options += [*training, *sizes.peers, *sizes.modes_but("graph"), "--recipe"]
+        peers = [peer for peer in sizes.peers if peer not in INFERENCE_PEERS]
+        options += [*training, *peers, *sizes.modes_but("graph")]
+        options += ["--recipe"] if sizes.recipe else []
         found.append(Group("Training", tuple(options)))
     if "memory" in names:
         for upstream, batch in ((sizes.upstream, 16), (sizes.large_upstream, 8)):

@@ -4,31 +4,54 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from espnet_hjprune.benchmark.modes import reason
+from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.upstream.families import family_of
 
-PEERS = ("s3prl", "huggingface", "torchaudio")
+# Other packages, and the distribution that has each.
+INSTALLED_BY = {
+    "s3prl": "a version of s3prl",
+    "huggingface": "a version of transformers",
+    "torchaudio": "a version of torchaudio",
+}
+PEERS = tuple(INSTALLED_BY)
+# Those that no training step is compared on.
+INFERENCE_PEERS = ("torchaudio",)
 # What imports of packages raise that do not fit to torch, to each other or to the system.
 IMPORT_ERRORS = (ImportError, AttributeError, OSError, RuntimeError)
 
 
-def can_import(package: str, load: Callable[[], object]) -> bool:
-    """Whether a package can be imported; where not, a warning says why and that it is left out.
+def usable_peers(peers: Sequence[str], load: Callable[[str], object], asked_for: bool) -> list[str]:
+    """Those that can be imported; it is found out before anything is measured.
 
     Args:
-        package: what the warning calls it.
-        load: imports it, and does nothing else.
+        peers: of :data:`PEERS`.
+        load: imports what a peer needs, and does nothing else.
+        asked_for: whether the user has named them; what is only usual is left out with a warning.
+
+    Raises:
+        HJPruneError: one that was asked for cannot be imported.
     """
-    try:
-        load()
-    except IMPORT_ERRORS as error:
-        logging.warning(
-            "%s is left out of the comparison, as it cannot be imported: %s", package, reason(error)
-        )
-        return False
-    return True
+    usable = []
+    for peer in peers:
+        try:
+            load(peer)
+        except IMPORT_ERRORS as error:
+            if asked_for:
+                raise HJPruneError(
+                    f"--peers has {peer}, which cannot be imported ({reason(error)}); install "
+                    f"{INSTALLED_BY[peer]} that fits to this torch, or leave it out of --peers"
+                ) from None
+            logging.warning(
+                "%s is left out of the comparison, as it cannot be imported: %s",
+                peer,
+                reason(error),
+            )
+        else:
+            usable.append(peer)
+    return usable
 
 
 def import_peer(peer: str, upstream: str) -> None:

@@ -17,14 +17,14 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from espnet_hjprune.benchmark.compare import Comparison, Row, figures
-from espnet_hjprune.benchmark.peers import can_import, import_peer
+from espnet_hjprune.benchmark.modes import reason
+from espnet_hjprune.benchmark.peers import IMPORT_ERRORS, import_peer
 from espnet_hjprune.benchmark.training_step import PASSES, WITH_GATES, WITHOUT_GATES
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.constants import SAMPLE_RATE
@@ -70,8 +70,33 @@ STAGES = (
 )
 
 
+def check_recipe(upstream: str) -> None:
+    """Make sure that there is what steps through ESPnet need, before anything is measured.
+
+    Raises:
+        HJPruneError: ESPnet, the recipe or s3prl is missing.
+    """
+    without = "or leave --recipe out"
+    if importlib.util.find_spec("espnet2") is None:
+        raise HJPruneError(f"--recipe needs ESPnet, which is not installed; install it, {without}")
+    if not CONFIGS.is_dir():
+        raise HJPruneError(
+            f"--recipe needs {CONFIGS}, which is missing; run it from a checkout, {without}"
+        )
+    try:
+        # The random checkpoint is made by s3prl, and read by it.
+        import_peer("s3prl", upstream)
+    except IMPORT_ERRORS as error:
+        raise HJPruneError(
+            f"--recipe needs s3prl, which cannot be imported ({reason(error)}); install a version "
+            f"that fits to this torch, {without}"
+        ) from None
+
+
 def add_recipe_rows(options: Comparison, rows: Sequence[Row]) -> list[Row]:
     """The rows of bare training steps, each setting's followed by those of steps through ESPnet.
+
+    :func:`check_recipe` says beforehand whether they can run.
 
     Such a row has ``over_bare``, its time divided by that of the bare step, and as
     ``reserved_memory`` all that the training reserves on a GPU, weights and optimiser included. A
@@ -81,15 +106,6 @@ def add_recipe_rows(options: Comparison, rows: Sequence[Row]) -> list[Row]:
         options: what was compared.
         rows: as :func:`compare_training` made them.
     """
-    if importlib.util.find_spec("espnet2") is None:
-        logging.warning("Rows through ESPnet are left out, as ESPnet is not installed")
-        return list(rows)
-    if not CONFIGS.is_dir():
-        logging.warning("Rows through ESPnet are left out, as the recipe's %s is missing", CONFIGS)
-        return list(rows)
-    if not can_import("ESPnet", partial(import_peer, "s3prl", options.upstream)):
-        # The random checkpoint is made by s3prl, and read by it.
-        return list(rows)
     if options.device == "cuda":
         # The trainings need the memory that this process keeps for itself.
         gc.collect()

@@ -12,7 +12,6 @@ from torch import nn
 from espnet_hjprune.benchmark.compare import Comparison, Row, measure, settings
 from espnet_hjprune.benchmark.models import hugging_face_model
 from espnet_hjprune.benchmark.modes import MODES, compiled, runs_at_all
-from espnet_hjprune.benchmark.peers import can_import, import_peer
 from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.config import PruningConfig
@@ -83,8 +82,6 @@ def _encode(
 
 def _hugging_face_steps(options: Comparison, config: EncoderConfig) -> dict[str, Step]:
     """Steps of transformers' model in our modes, where it runs in them."""
-    if not can_import("huggingface", partial(import_peer, "huggingface", options.upstream)):
-        return {}
     model = hugging_face_model(options.upstream, config, DropoutConfig()).train()
     model.to(options.device)
     _, _, wave = next(settings(options))

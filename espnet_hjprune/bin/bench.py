@@ -2,7 +2,7 @@
 
 Models have random weights, which does not change their speed, unless --model_dir names compact
 ones. Every round runs every model once, so that whatever else the machine does hits them all;
-figures are medians over the rounds. Packages that cannot be imported are left out with a warning.
+figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from espnet_hjprune.errors import HJPruneError
 # One frame takes 400 samples; shorter audio is padded, which no count of MACs knows.
 SHORTEST = 0.1
 DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_PEERS = ("s3prl",)
+STOCK_FRONTEND = "espnet_hjprune.espnet.benchmark_peer"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -45,8 +48,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers",
         nargs="*",
-        default=["s3prl"],
-        help="dense models of other packages: s3prl, huggingface, torchaudio",
+        help="dense models of other packages: s3prl, huggingface, torchaudio; default s3prl, where "
+        "it can be imported",
     )
     parser.add_argument(
         "--runtimes",
@@ -85,22 +88,33 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_names(option: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names that an option does not have.
+
+    Raises:
+        HJPruneError: there is one.
+    """
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise HJPruneError(f"--{option} has no {', '.join(unknown)}; it takes {', '.join(known)}")
+
+
 def check(args: argparse.Namespace) -> None:
     """Check values that argparse does not.
 
     Raises:
-        HJPruneError: a value out of range, or no GPU where one is asked for.
+        HJPruneError: an unknown name, a value out of range, or no GPU where one is asked for.
     """
     import torch
 
     from espnet_hjprune.benchmark.models import RUNTIMES
     from espnet_hjprune.benchmark.modes import MODES
-    from espnet_hjprune.benchmark.peers import PEERS
+    from espnet_hjprune.benchmark.peers import INFERENCE_PEERS, PEERS
+    from espnet_hjprune.upstream import architecture
 
     for name, known in (("peers", PEERS), ("runtimes", RUNTIMES), ("modes", MODES)):
-        unknown = sorted(set(getattr(args, name)) - set(known))
-        if unknown:
-            raise HJPruneError(f"--{name} has no {', '.join(unknown)}; it takes {', '.join(known)}")
+        check_names(name, getattr(args, name) or [], known)
+    architecture(args.upstream)
     if args.runtimes and (args.device != "cpu" or args.dtype != "float32" or args.training):
         raise HJPruneError("--runtimes go with --device cpu and --dtype float32, not --training")
     if "graph" in args.modes and (args.device != "cuda" or args.training):
@@ -109,8 +123,9 @@ def check(args: argparse.Namespace) -> None:
         raise HJPruneError(
             "--half_weights goes with --dtype bfloat16 or float16, not --training; leave it out"
         )
-    if args.training and "torchaudio" in args.peers:
-        raise HJPruneError("--training is not compared on torchaudio; leave it out of --peers")
+    for peer in INFERENCE_PEERS:
+        if args.training and peer in (args.peers or []):
+            raise HJPruneError(f"--training is not compared on {peer}; leave it out of --peers")
     if args.recipe:
         # ESPnet's mixed precision is bfloat16, and none on the CPU.
         dtypes = ("float32",) if args.device == "cpu" else ("float32", "bfloat16")
@@ -165,18 +180,27 @@ def driver_version() -> str | None:
     return found[0] if found else None
 
 
-def stock_frontend(args: argparse.Namespace) -> Any:
-    """ESPnet's own frontend with the upstream that is compared; ``None`` where it is left out."""
-    from espnet_hjprune.benchmark.peers import can_import
+def load_peer(peer: str, upstream: str, training: bool) -> None:
+    """Import what a peer needs; in trainings, s3prl's model is that of ESPnet's own frontend.
+
+    Raises:
+        Exception: as the package does.
+    """
+    from espnet_hjprune.benchmark.peers import import_peer
+
+    if training and peer == "s3prl":
+        importlib.import_module(STOCK_FRONTEND)
+    else:
+        import_peer(peer, upstream)
+
+
+def stock_frontend(upstream: str) -> Any:
+    """ESPnet's own frontend with the upstream that is compared."""
     from espnet_hjprune.upstream import architecture
     from espnet_hjprune.upstream.families import family_of
 
-    name = "espnet_hjprune.espnet.benchmark_peer"
-    config = architecture(args.upstream)
-    if not can_import("ESPnet's s3prl frontend", lambda: importlib.import_module(name)):
-        return None
-    make = importlib.import_module(name).stock_frontend
-    return make(family_of(args.upstream).s3prl.key, config)
+    make = importlib.import_module(STOCK_FRONTEND).stock_frontend
+    return make(family_of(upstream).s3prl.key, architecture(upstream))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -186,9 +210,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from espnet_hjprune.benchmark.compare import Comparison, compare_inference
+    from espnet_hjprune.benchmark.peers import usable_peers
     from espnet_hjprune.benchmark.table import as_table
     from espnet_hjprune.benchmark.timing import product_rate
 
+    load = partial(load_peer, upstream=args.upstream, training=args.training)
+    with redirect_stdout(sys.stderr):
+        peers = usable_peers(
+            DEFAULT_PEERS if args.peers is None else args.peers, load, args.peers is not None
+        )
+    if args.recipe:
+        from espnet_hjprune.benchmark.recipe_step import check_recipe
+
+        check_recipe(args.upstream)
     if args.threads:
         torch.set_num_threads(args.threads)
     rate = product_rate(args.device, getattr(torch, args.dtype))
@@ -197,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         targets=args.targets,
         round_to=args.round_to,
         model_dirs=args.model_dir,
-        peers=args.peers,
+        peers=peers,
         modes=args.modes,
         runtimes=args.runtimes,
         seconds=args.seconds,
@@ -213,9 +247,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.training:
             from espnet_hjprune.benchmark.training_step import compare_training
 
-            rows = compare_training(
-                options, stock_frontend(args) if "s3prl" in args.peers else None
-            )
+            stock = stock_frontend(args.upstream) if "s3prl" in peers else None
+            rows = compare_training(options, stock)
         else:
             rows = compare_inference(options)
         if args.recipe:

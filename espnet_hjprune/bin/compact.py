@@ -35,6 +35,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--finetune_output", help="where to write it; default OUTPUT_DIR/finetune.yaml"
     )
+    parser.add_argument(
+        "--allow_off_target",
+        choices=("true", "false"),
+        default="false",
+        help="true: compact also if the gates' expected sparsity is far from the target",
+    )
     return parser
 
 
@@ -92,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_hjprune.model.espnet_model import compact_model, load_gated_model
 
     model = load_gated_model(config, args.model_file)
-    result = compact_model(model, waves, args.task)
+    result = compact_model(model, waves, args.task, args.allow_off_target == "true")
 
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)

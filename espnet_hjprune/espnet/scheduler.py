@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
@@ -62,3 +63,25 @@ class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
             base if constant and group.get("name") in (GATES, MULTIPLIERS) else base * factor
             for base, group in zip(self.base_lrs, self.optimizer.param_groups, strict=True)
         ]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the step of a checkpoint; the schedule is the one that is configured now.
+
+        The optimiser's state must have been loaded before.
+        """
+        configured = self.warmup_steps, self.total_steps, self.pruning_schedule
+        before = state_dict.get("total_steps", self.total_steps)
+        super().load_state_dict(state_dict)
+        self.warmup_steps, self.total_steps, self.pruning_schedule = configured
+        if before != self.total_steps:
+            logging.info(
+                "The training has %s steps in all, no longer %s; from step %s on the learning rate "
+                "follows the schedule of %s",
+                self.total_steps,
+                before,
+                self.last_epoch,
+                self.total_steps,
+            )
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate

@@ -28,7 +28,7 @@ from espnet_hjprune.espnet.frontend import HJPruneFrontend
 from espnet_hjprune.espnet.losses import add_constraint, find_pruners, find_upstreams
 from espnet_hjprune.espnet.precision import scale_gradients_in_float16, use_mixed_precision
 from espnet_hjprune.espnet.teacher import add_teacher
-from espnet_hjprune.espnet.training_options import check_options
+from espnet_hjprune.espnet.training_options import check_options, convert_numbers
 from espnet_hjprune.model.alignment import measuring_on
 from espnet_hjprune.model.espnet_config import (
     NAME,
@@ -175,7 +175,7 @@ def _outermost() -> Iterator[bool]:
 
 
 def _extend_build_optimizers(task: type) -> None:
-    """Second seam: check the options, and go on after ``build_optimizers``.
+    """Second seam: check and convert the options, and go on after ``build_optimizers``.
 
     Most tasks have that of the base class.
     """
@@ -186,6 +186,8 @@ def _extend_build_optimizers(task: type) -> None:
     @functools.wraps(build.__func__)
     def build_optimizers(cls: type, args: argparse.Namespace, model: Any) -> Any:
         check_options(vars(args), model)
+        if find_upstreams(model):
+            convert_numbers(vars(args))
         optimizers = build.__func__(cls, args, model)
         after_build_optimizers(cls, args, model, optimizers)
         return optimizers

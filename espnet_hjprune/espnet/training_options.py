@@ -5,6 +5,7 @@ ESPnet would accept them all, and train something else than what was asked for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet_hjprune.checkpoint_file import read_checkpoint
+from espnet_hjprune.config_file import with_numbers
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.encoder import HJPruneEncoder
 from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
 from espnet_hjprune.model.loading import SAVE_WEIGHTS
 from espnet_hjprune.model.stock_weights import STOCK
+
+# Options of optimisers and learning rate schedulers; some tasks have two of them.
+OPTIMISATION = re.compile(r"(optim|scheduler)\d*_conf")
 
 
 def check_options(options: Mapping[str, Any], model: AbsESPnetModel) -> None:
@@ -52,6 +57,19 @@ def check_options(options: Mapping[str, Any], model: AbsESPnetModel) -> None:
             "adapters are not trained inside of hj_prune; set use_adapter: false, and compact "
             "first if the compact model shall be adapted"
         )
+
+
+def convert_numbers(options: dict[str, Any]) -> None:
+    """Make numbers of those in the options of optimisers and schedulers that YAML has as texts.
+
+    ESPnet reads YAML 1.1, in which ``3e-4`` is one, and torch would compare it with 0.
+
+    Args:
+        options: options of the training, which are changed.
+    """
+    for name in options:
+        if OPTIMISATION.fullmatch(name):
+            options[name] = with_numbers(options[name])
 
 
 def _check_gated(options: Mapping[str, Any], model: torch.nn.Module) -> None:

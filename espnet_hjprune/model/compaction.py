@@ -15,6 +15,7 @@ from torch import nn
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.summary import summarise
+from espnet_hjprune.model.target_distance import check_distance
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.pruning.slicing import compact_encoder
@@ -47,6 +48,7 @@ def compact(
     waves: Sequence[torch.Tensor] | None = None,
     *,
     scatter: bool = True,
+    allow_off_target: bool = False,
 ) -> CompactUpstream:
     """Remove the closed units of an upstream.
 
@@ -56,9 +58,11 @@ def compact(
         scatter: put the features that are left back to their places among zeros, so that what
             reads them need not change. Without it the features are fewer, and a linear layer that
             reads them must be sliced to ``kept`` (see :func:`sliced`).
+        allow_off_target: compact gates that are far from their target too.
 
     Raises:
-        HJPruneError: there are no gates, the target has not finished rising, or the outputs differ.
+        HJPruneError: there are no gates, the target has not finished rising, the gates are far from
+            it (:mod:`~espnet_hjprune.model.target_distance`), or the outputs differ.
 
     Example:
         >>> result = compact(model.upstream)
@@ -69,7 +73,7 @@ def compact(
     pruner = upstream.pruner
     if pruner is None:
         raise HJPruneError("the upstream has no gates; compaction needs one that was pruned")
-    check_gates(pruner)
+    check_gates(pruner, allow_off_target)
     encoder, kept = compact_encoder(upstream.encoder, pruner.evaluation_gates(), scatter)
     options = replace(
         upstream.options,
@@ -89,12 +93,16 @@ def compact(
     return CompactUpstream(smaller, kept, summary)
 
 
-def check_gates(pruner: Pruner) -> None:
+def check_gates(pruner: Pruner, allow_off_target: bool = False) -> None:
     """Make sure that the gates can be compacted: the target was at a level when they were saved.
 
+    Args:
+        pruner: the gates.
+        allow_off_target: whether they may be far from it.
+
     Raises:
-        HJPruneError: it was still rising, this is an average over different targets, or the
-            training has diverged.
+        HJPruneError: it was still rising, this is an average over different targets, the gates are
+            far from it, or the training has diverged.
     """
     if not pruner.gates.log_alpha.isfinite().all():
         raise HJPruneError(
@@ -111,6 +119,7 @@ def check_gates(pruner: Pruner) -> None:
             f"the model was saved in optimiser step {steps}, before the target finished rising in "
             f"step {pruner.constraint.schedule.next_level(steps)}; compact a later epoch"
         )
+    check_distance(pruner, allow_off_target)
 
 
 def sliced(linear: nn.Linear, kept: Sequence[int]) -> nn.Linear:

@@ -104,7 +104,10 @@ def linear_readers(model: GatedModel) -> list[str] | None:
 
 
 def compact_model(
-    model: GatedModel, waves: Sequence[torch.Tensor], task: str = "asr"
+    model: GatedModel,
+    waves: Sequence[torch.Tensor],
+    task: str = "asr",
+    allow_off_target: bool = False,
 ) -> CompactModel:
     """Remove closed units from the upstream and from what reads it.
 
@@ -115,15 +118,17 @@ def compact_model(
         model: gated model; it is not changed.
         waves: utterances ``(samples,)`` on which the two models are compared.
         task: its ESPnet task.
+        allow_off_target: compact gates that are far from their target too.
 
     Raises:
-        HJPruneError: the target has not finished rising, or the compact model gives other outputs.
+        HJPruneError: the target has not finished rising, the gates are far from it, or the compact
+            model gives other outputs.
     """
     upstream, path = model.upstream, model.path
     pruner = upstream.pruner
     if pruner is None:
         raise ValueError("the upstream has no gates")
-    check_gates(pruner)
+    check_gates(pruner, allow_off_target)
     readers = linear_readers(model)
     encoder, kept = compact_encoder(
         upstream.encoder, pruner.evaluation_gates(), scatter=readers is None

@@ -28,7 +28,7 @@ from espnet_hjprune.recipe.training_config import (
 )
 from espnet_hjprune.scoring.sclite import SCORE_TYPES
 from espnet_hjprune.target import Target
-from espnet_hjprune.training.steps import step_options, training_options
+from espnet_hjprune.training.steps import step_options, training_options, without_max_epoch
 
 NUM_STAGES = 7
 WHOLE_NUMBERS = ("ngpu", "mini_pretrain_epochs", "ramp_epochs", "seed")
@@ -36,7 +36,15 @@ COUNTS = ("num_nodes", "nj", "inference_nj", "nbpe", "hold_epochs", "rise_epochs
 # Those that are completed, or mean something else, where they are empty.
 MAY_BE_EMPTY = ("nj", "inference_nj", "ramp_epochs", "seed", "normalize_input")
 SECONDS = ("min_wav_duration", "max_wav_duration")
-FLAGS = ("mini", "distill", "compile", "gpu_inference", "init_ctc", "trust_checkpoint")
+FLAGS = (
+    "mini",
+    "distill",
+    "compile",
+    "gpu_inference",
+    "init_ctc",
+    "trust_checkpoint",
+    "allow_off_target",
+)
 NEEDED = ("train_set", "valid_set", "test_sets")
 CHOICES = {
     "audio_format": AUDIO_FORMATS,
@@ -72,6 +80,8 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
         - ``original_train_set``, without copies of other speeds; ``dataset_tag`` and
           ``method_tag``, which stand in the names of experiments;
         - ``target_epochs``, after which the models at several ``targets`` are taken;
+        - ``train_max_epoch``, ``prune_max_epoch`` and ``compact_max_epoch``, the epochs of the
+          trainings, which their ``train_args``, ``prune_args`` and ``compact_args`` do not have;
         - ``audio_type``, ESPnet's type of the audio.
 
     Raises:
@@ -244,11 +254,13 @@ def _spread_targets(options: dict[str, str], method: Method) -> None:
     )
 
 
-def _check_trainings(options: Mapping[str, str], configs: Mapping[str, dict[str, Any]]) -> None:
-    """Check what says how long the trainings last."""
+def _check_trainings(options: dict[str, str], configs: Mapping[str, dict[str, Any]]) -> None:
+    """Check what says how long the trainings last, and take their epochs out of their options."""
     for part in ("train", "prune", "compact"):
-        given = training_options(options[f"{part}_args"].split())
-        steps = step_options(configs[f"{part}_config"], given)
+        words = options[f"{part}_args"].split()
+        steps = step_options(configs[f"{part}_config"], training_options(words))
+        options[f"{part}_args"] = " ".join(without_max_epoch(words))
+        options[f"{part}_max_epoch"] = str(steps["max_epoch"])
         if part == "prune":
             check_ramp(int(options["ramp_epochs"]), int(steps["max_epoch"]))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from espnet_hjprune.config_file import read_config
+from espnet_hjprune.config_file import parse_config, read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.espnet_config import (
     SCHEDULER,
@@ -125,7 +125,7 @@ def with_distillation(
 def with_steps(
     config: Mapping[str, Any], name: str | Path, steps: TrainingSteps, ramp: Ramp | None = None
 ) -> dict[str, Any]:
-    """The configuration with its number of optimiser steps, and those of the target's rise.
+    """The configuration with its epochs, its optimiser steps, and those of the target's rise.
 
     Args:
         config: of a training.
@@ -137,7 +137,7 @@ def with_steps(
         HJPruneError: the target would still rise at the end, or a value is in the place of the
             scheduler's options.
     """
-    new = copy.deepcopy(dict(config))
+    new = copy.deepcopy(dict(config)) | {"max_epoch": steps.max_epoch}
     if new.get("scheduler") == SCHEDULER:
         scheduler = new.get("scheduler_conf") or {}
         if not isinstance(scheduler, dict):
@@ -159,8 +159,8 @@ def with_alignment(
 ) -> dict[str, Any]:
     """The configuration with a number where a pruning has ``round_to: auto``.
 
-    The number that stands in the previous configuration is kept where all else is equal, so that
-    what a killed training has begun goes on; otherwise it is measured.
+    The number that stands in the previous configuration is kept where all else but the length of
+    the training is equal, so that what a training has begun goes on; otherwise it is measured.
 
     Args:
         config: of a training; it is complete but for this.
@@ -182,7 +182,8 @@ def with_alignment(
         if plugin_names(before):
             known = (plugin_options(before, previous).get("pruning") or {}).get("round_to")
             pruning["round_to"] = known
-            if isinstance(known, int) and before == yaml.safe_load(yaml.safe_dump(new)):
+            same = _without_length(before) == _without_length(parse_config(yaml.safe_dump(new)))
+            if isinstance(known, int) and same:
                 return new
     # Imported here: most configurations need no torch, which takes a second to import.
     import torch
@@ -193,4 +194,12 @@ def with_alignment(
     upstream = SpeechUpstream(replace(options, pruning=None, distillation=None))
     measured = aligned(options.pruning, upstream.config, torch.device(device))
     pruning["round_to"] = measured.alignment
+    return new
+
+
+def _without_length(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without what :func:`with_steps` makes of the number of epochs."""
+    new = {name: value for name, value in config.items() if name != "max_epoch"}
+    if new.get("scheduler") == SCHEDULER:
+        new["scheduler_conf"] = {**(new.get("scheduler_conf") or {}), "total_steps": None}
     return new

@@ -8,7 +8,7 @@ from typing import Any
 
 from espnet_hjprune.report.results_md import DecodedModel, Metric, environment
 
-METHOD_KEYS = ("criterion", "units", "target_sparsity", "layers")
+METHOD_KEYS = ("criterion", "units", "target_sparsity", "constraints", "layers")
 
 
 def result_record(

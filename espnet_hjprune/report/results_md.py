@@ -34,6 +34,11 @@ CRITERION_NAMES = {
 }
 
 
+# What a constraint counts.
+KIND_NAMES = {"macs": "MACs", "params": "parameters"}
+Rows = list[list[str]]
+
+
 @dataclass(frozen=True)
 class Metric:
     """A figure of merit made from the word errors of one set, in percent."""
@@ -106,6 +111,8 @@ def read_summary(path: str | Path) -> dict[str, Any]:
         lacking = [key for key in keys if key not in (part or {})]
         if lacking:
             raise HJPruneError(f"{path} lacks '{section}.{lacking[0]}'; rerun stage 5")
+    if "constraints" not in summary:
+        raise HJPruneError(f"{path} lacks 'constraints'; rerun stage 5")
     return summary
 
 
@@ -238,9 +245,7 @@ def error_table(scores: dict[str, ErrorCounts], decode_tag: str) -> list[list[st
     return rows
 
 
-def project_table(
-    models: Sequence[DecodedModel], metric: Metric, seconds: float
-) -> list[list[str]]:
+def project_table(models: Sequence[DecodedModel], metric: Metric, seconds: float) -> Rows:
     """Return the rows of the table that sets cost against quality, one a model.
 
     ``seconds`` is the length of audio that the MACs are counted for.
@@ -263,6 +268,23 @@ def project_table(
     return rows
 
 
+def target_table(models: Sequence[DecodedModel], summaries: Sequence[Mapping[str, Any]]) -> Rows:
+    """Return the rows of the table that sets targets beside what gates and compaction remove.
+
+    Args:
+        models: the pruned models.
+        summaries: what ``summary.json`` of each compaction holds.
+    """
+    rows = [["model", "of", "target", "expected by the gates", "after compaction"]]
+    for model, summary in zip(models, summaries, strict=True):
+        for constraint in summary["constraints"]:
+            sparsity = constraint["sparsity"]
+            shares = (constraint["target_sparsity"], sparsity["expected"], sparsity["actual"])
+            measured = f"{KIND_NAMES[constraint['kind']]} {constraint['name']}".rstrip()
+            rows.append([model.name, measured, *(f"{100 * share:.1f} %" for share in shares)])
+    return rows
+
+
 def timing_note(models: Sequence[DecodedModel]) -> str:
     """Return the sentence that says how the real-time factors were measured."""
     if not any(model.decoding.utterances for model in models):
@@ -279,10 +301,14 @@ def render(
     title: str,
     models: Sequence[DecodedModel],
     table: Sequence[Sequence[str]],
+    targets: Sequence[Sequence[str]],
     images: Sequence[Image],
     output: Path,
 ) -> str:
-    """Return the text of RESULTS.md; paths of figures are relative to ``output``'s directory."""
+    """Return the text of RESULTS.md; paths of figures are relative to ``output``'s directory.
+
+    ``table`` and ``targets`` are those of :func:`project_table` and :func:`target_table`.
+    """
     parts = [f"# {title}\n", "## Environments\n"]
     parts.append("".join(f"- {name}: `{value}`\n" for name, value in environment()))
     for model in models:
@@ -301,6 +327,8 @@ def render(
     parts.append(markdown_table(table))
     parts.append("MACs and parameters are those of the speech encoder, without the task's head.\n")
     parts.append(timing_note(models) + "\n")
+    parts.append("Shares removed; compaction makes up for what the gates lack:\n")
+    parts.append(markdown_table(targets))
     for image in images:
         path = Path(_relative(image.path, output.parent)).as_posix()
         parts.append(f"![{image.caption}]({path.replace(' ', '%20')})\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.options import read_number
 
 # What ESPnet's option parser takes for options that a configuration does not name.
 DEFAULTS: dict[str, Any] = {
@@ -24,6 +25,18 @@ DEFAULTS: dict[str, Any] = {
     "drop_last_iter": False,
     "iterator_type": "sequence",
 }
+
+# Options of ESPnet's training that are whole numbers, as far as they say how long it lasts.
+WHOLE = (
+    "max_epoch",
+    "accum_grad",
+    "num_iters_per_epoch",
+    "batch_size",
+    "batch_bins",
+    "min_batch_size",
+    "valid_batch_size",
+    "valid_batch_bins",
+)
 
 # Types of batches that ``batch_bins`` limits.
 BY_AMOUNT = ("numel", "length")
@@ -73,6 +86,13 @@ def training_options(arguments: Sequence[str]) -> dict[str, Any]:
     return options
 
 
+def without_max_epoch(arguments: Sequence[str]) -> list[str]:
+    """The arguments of ESPnet's training but ``--max_epoch``, however often it is given."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--max_epoch")
+    return parser.parse_known_args(list(arguments))[1]
+
+
 def _count_or_none(value: str) -> int | None:
     return None if value.lower() in ("none", "null", "nil") else int(value)
 
@@ -85,7 +105,7 @@ def step_options(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
         given: what :func:`training_options` found, which counts before it.
 
     Raises:
-        HJPruneError: they make epochs of different lengths.
+        HJPruneError: they make epochs of different lengths, or one is no number.
     """
     stated = {**config, **given}
     if "fold_length" in given:  # ESPnet appends them to those of the configuration.
@@ -96,12 +116,26 @@ def step_options(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
             "hold an amount of audio; give --batch_bins, or --batch_type sorted too"
         )
     options = DEFAULTS | {key: stated[key] for key in DEFAULTS if stated.get(key) is not None}
+    options |= whole_numbers(options)
     if options["iterator_type"] != "sequence":
         raise HJPruneError(
             f"iterator_type '{options['iterator_type']}' has no fixed number of steps; "
             "use iterator_type: sequence"
         )
     return options
+
+
+def whole_numbers(config: Mapping[str, Any]) -> dict[str, int]:
+    """Those of :data:`WHOLE` that a configuration has; YAML has ``3.2e6`` as ``3200000.0``.
+
+    Raises:
+        HJPruneError: one is no whole number.
+    """
+    return {
+        name: read_number(config[name], "int", name)
+        for name in WHOLE
+        if config.get(name) is not None
+    }
 
 
 def count_steps(options: Mapping[str, Any], batches_per_epoch: int) -> TrainingSteps:

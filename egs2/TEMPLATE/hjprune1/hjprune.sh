@@ -59,6 +59,7 @@ Upstream and pruning; what is empty is as configured
   --hold_epochs 2             epochs at each of several targets
   --rise_epochs 1             epochs from one of them to the next
   --units ""                  gated units, such as "head ffn hidden"
+  --allow_off_target false    compact also if the gates are far from the target
   --distill false             the unpruned model teaches in stages 4 and 6
   --seed ""                   seed of stages 4 and 6
   --compile false             train a compiled encoder in stages 3, 4 and 6
@@ -201,19 +202,26 @@ stage_3() {
     ! ${init_ctc} || options+=(--init_ctc true)
     ((stage < 3)) || prepare_tokens # stage 2 did it
     [ -z "${make_upstream}" ] || need "${upstream_ckpt}" "run stage 1 first"
-    if unfinished "${train_exp}" "${options[*]}" "${train_args[*]}" \
-        "$(file_stamp "${upstream_ckpt}")" "$(checksum "${train_config}" "${data_stamps[@]}")"; then
+    if unfinished_training "${train_exp}" "${train_max_epoch}" "${options[*]}" "${train_args[*]}" \
+        "$(file_stamp "${upstream_ckpt}")" \
+        "$(settings_checksum "${train_config}" "${data_stamps[@]}")"; then
         "${configure[@]}" --config "${train_config}" --output_dir "${train_exp}" \
-            "${options[@]}" -- "${train_args[@]}"
+            --max_epoch "${train_max_epoch}" "${options[@]}" -- "${train_args[@]}"
         run_training "stage 3: fine-tuning" "${train_exp}" "${espnet_train[@]}" \
             --config "${train_exp}/training.yaml" --output_dir "${train_exp}" "${train_args[@]}"
         finish "${train_exp}"
     fi
 }
 
+# gated_model INDEX: the model at a target. The last epoch is on it; those that score better may be
+# pruned less.
+gated_model() {
+    find "${prune_exp}" -maxdepth 1 -name "${target_epochs[$1]:-*}epoch.pth" | sort -V | tail -n 1
+}
+
 # Gated pruning; what happens in a training step: doc/espnet_integration.md
 stage_4() {
-    local options=(
+    local index models=() options=(
         "${source_args[@]}" --seed "${seed}"
         --init_param "${train_exp}/${init_model}" --teacher "${teacher}" --method "${method}"
         --target_sparsity "${target_sparsity}" --targets "${targets[*]}" --units "${units}"
@@ -221,19 +229,24 @@ stage_4() {
     )
     need "${train_exp}/.done" "run stage 3 first"
     need "${train_exp}/${init_model}" "choose another --init_model"
-    if unfinished "${prune_exp}" "${options[*]}" "${prune_args[*]}" \
-        "$(checksum "${prune_config}" "${train_exp}/.done" "${data_stamps[@]}")"; then
+    if unfinished_training "${prune_exp}" "${prune_max_epoch}" "${options[*]}" "${prune_args[*]}" \
+        "$(settings_checksum "${prune_config}" "${train_exp}/.done" "${data_stamps[@]}")"; then
         "${configure[@]}" --config "${prune_config}" --output_dir "${prune_exp}" \
-            "${options[@]}" -- "${prune_args[@]}"
+            --max_epoch "${prune_max_epoch}" "${options[@]}" -- "${prune_args[@]}"
         run_training "stage 4: gated pruning" "${prune_exp}" "${espnet_train[@]}" \
             --config "${prune_exp}/training.yaml" --output_dir "${prune_exp}" "${prune_args[@]}"
+        for index in "${!compact_dirs[@]}"; do
+            models+=("$(gated_model "${index}")")
+        done
+        "${python[@]}" -m espnet_hjprune.bin.recipe.target_distance \
+            --train_config "${prune_exp}/config.yaml" --model_file "${models[@]}"
         finish "${prune_exp}"
     fi
 }
 
 # Compaction
 stage_5() {
-    local index epoch wavs=()
+    local index wavs=()
     need "${prune_exp}/.done" "run stage 4 first"
     if [ "${audio_type}" = sound ]; then
         # The gated and the compact model are compared on a few real utterances.
@@ -241,15 +254,13 @@ stage_5() {
         wavs=(--wav "${wavs[@]}")
     fi
     for index in "${!compact_dirs[@]}"; do
-        # The last epoch is on target; better-scoring ones may be pruned less.
-        epoch=$(find "${prune_exp}" -maxdepth 1 -name "${target_epochs[index]:-*}epoch.pth" |
-            sort -V | tail -n 1)
         if unfinished "${compact_dirs[index]}" \
-            "$(checksum "${compact_config}" "${prune_exp}/.done")"; then
+            "$(settings_checksum "${compact_config}" "${prune_exp}/.done")"; then
             run_job "${compact_dirs[index]}" "${python[@]}" -m espnet_hjprune.bin.compact \
                 --task "${task}" --train_config "${prune_exp}/config.yaml" \
-                --model_file "${epoch}" --output_dir "${compact_dirs[index]}" \
-                --finetune_config "${compact_config}" "${wavs[@]}"
+                --model_file "$(gated_model "${index}")" --output_dir "${compact_dirs[index]}" \
+                --allow_off_target "${allow_off_target}" --finetune_config "${compact_config}" \
+                "${wavs[@]}"
             finish "${compact_dirs[index]}"
         fi
     done
@@ -263,10 +274,10 @@ stage_6() {
         exp=${compact_exps[index]}
         options=(--init_param "${dir}/model.pth" --teacher "${teacher}" --seed "${seed}")
         need "${dir}/.done" "run stage 5 first"
-        if unfinished "${exp}" "${options[*]}" "${compact_args[*]}" \
-            "$(checksum "${dir}/finetune.yaml" "${dir}/.done" "${data_stamps[@]}")"; then
+        if unfinished_training "${exp}" "${compact_max_epoch}" "${options[*]}" "${compact_args[*]}" \
+            "$(settings_checksum "${dir}/finetune.yaml" "${dir}/.done" "${data_stamps[@]}")"; then
             "${configure[@]}" --config "${dir}/finetune.yaml" --output_dir "${exp}" \
-                "${options[@]}" -- "${compact_args[@]}"
+                --max_epoch "${compact_max_epoch}" "${options[@]}" -- "${compact_args[@]}"
             run_training "stage 6: final fine-tuning" "${exp}" "${espnet_train[@]}" \
                 --config "${exp}/training.yaml" --output_dir "${exp}" "${compact_args[@]}"
             finish "${exp}"

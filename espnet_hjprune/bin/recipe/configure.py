@@ -26,7 +26,12 @@ from espnet_hjprune.recipe.training_config import (
     with_source,
     with_steps,
 )
-from espnet_hjprune.training.steps import count_steps, step_options, training_options
+from espnet_hjprune.training.steps import (
+    count_steps,
+    step_options,
+    training_options,
+    whole_numbers,
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -40,6 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--token_type", choices=TOKEN_TYPES, required=True, help="names text_shape")
     parser.add_argument("--ngpu", type=int, default=0, help="number of GPUs per machine")
     parser.add_argument("--num_nodes", type=int, default=1, help="number of machines")
+    parser.add_argument("--max_epoch", type=int, help="epochs; default as it is configured")
     parser.add_argument("--seed", default="", help="of the training")
     parser.add_argument("--init_param", default="", help="weights that the training starts from")
     parser.add_argument("--upstream", default="", help="s3prl's name")
@@ -71,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = get_parser().parse_args(argv)
     config = read_config(args.config)
+    config |= whole_numbers(config)
     ramp = None
     if args.upstream:
         source = Source(
@@ -101,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not path.is_file():
             raise HJPruneError(f"{path} does not exist; run stage 2 first")
     given = training_options(args.train_args)
+    if args.max_epoch is not None:
+        given["max_epoch"] = args.max_epoch
     if "scheduler" in given:
         config["scheduler"] = given["scheduler"]
     options = step_options(config, given)

@@ -21,6 +21,7 @@ from espnet_hjprune.report.results_md import (
     read_model,
     read_summary,
     render,
+    target_table,
 )
 from espnet_hjprune.training.training_log import read_training_log
 
@@ -141,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     images.append(Image(title, figures.plot_tradeoff(points, metric.name, title, path)))
 
     table = project_table(models, metric, float(summaries[0].get("seconds", 10.0)))
-    text = render(args.title, models, table, images, args.output)
+    targets = target_table(models[1:], summaries)
+    text = render(args.title, models, table, targets, images, args.output)
     write_text(args.output, text)
     for path in args.json:
         record = result_record(args.title, models, summaries, metric)

@@ -42,6 +42,9 @@ run_job() {
     start_job "$1" -- "${@:2}"
     wait "${job_group}" || status=$?
     end_job
+    # All other jobs say why themselves.
+    [ "${status}" -ne 137 ] ||
+        die "the system killed the job of $1, as it does where memory runs out"
     return "${status}"
 }
 
@@ -101,7 +104,7 @@ run_training() {
     rotate_log "${log}"
     start_job "${exp}" -- "${job[@]}"
     wait_job --title "${title}" --log "${log}" --steps "${exp}/steps.json" ||
-        die_with_log "${log}"
+        die_with_log "${log}" $?
 }
 
 # rotate_log LOG: keep the log of an interrupted run as train.1.log, older ones as train.2.log, ...
@@ -117,15 +120,52 @@ rotate_log() {
     mv "${log}" "${log%.log}.1.log"
 }
 
-# die_with_log LOG: show the reason at the end of a log, then end.
+# die_with_log LOG [STATUS]: show the reason at the end of a log, then end; STATUS is the job's.
 die_with_log() {
     local reason
-    # Processes of several GPUs end with a traceback, whose last line has the sentence.
-    reason=$(grep -asE '^(error|espnet_hjprune\.errors\.[A-Za-z]+): ' "$1" | tail -n 1 |
-        sed 's/^[^:]*: //') || true
-    if [ -z "${reason}" ]; then
+    reason=$(reason_in "$1") || true
+    # As utils/run_local.sh and Kaldi's scripts note it, unless they were killed with the job.
+    if [ "${2:-}" = 137 ] || grep -qasE '^# Ended .*(status 137|code 137|signal 9)\b' "$1"; then
+        reason="the system killed the job, as it does where memory runs out; make batches smaller"
+        reason+=" or run fewer jobs at once"
+    elif [ -z "${reason}" ]; then
         grep -asvE '^# Ended' "$1" | tail -n 15 >&2 || true
         reason="the job ended without saying why"
     fi
     die "${reason} (log: $1)"
+}
+
+# reason_in LOG: the last sentence of an error in it, or exception that a traceback ends with.
+reason_in() {
+    awk '
+        # So processes of several GPUs mark their tracebacks.
+        { sub(/^\[rank[0-9]+\]: ?/, "") }
+        /^# / { frames = message = 0; next }
+        /Traceback \(most recent call last\):/ { frames = 1; message = 0; next }
+        # Sentences of ours, also at the end of a traceback, and those about wrong arguments.
+        /^(error|espnet_hjprune\.errors\.[A-Za-z]+|[^ ]+: error): / {
+            frames = message = 0
+            sub(/^([^ ]+: error|[^:]*): /, "")
+            reason = $0
+            next
+        }
+        # Frames are indented; more of a message is too, or follows a colon.
+        frames && /^[A-Za-z_][A-Za-z0-9_.]*(:.*)?$/ {
+            frames = 0
+            message = 1
+            reason = "the job ended with " $0
+            next
+        }
+        message && (/^[ \t]+[^ \t]/ || reason ~ /: *$/) {
+            gsub(/^[ \t]+|[ \t]+$/, "")
+            sub(/ +$/, "", reason)
+            if ($0 != "") reason = reason " " $0
+            next
+        }
+        { message = 0 }
+        END {
+            if (length(reason) > 300) reason = substr(reason, 1, 300) "..."
+            print reason
+        }
+    ' "$1" 2>/dev/null
 }

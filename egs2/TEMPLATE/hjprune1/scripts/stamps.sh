@@ -22,6 +22,25 @@ unfinished() {
         die "${dir} cannot be made or written to; see to its owner and the space that is left"
 }
 
+# unfinished_training DIR EPOCHS INPUT...: the same for a training, which goes on where it was if
+# nothing but its number of epochs was raised.
+unfinished_training() {
+    local dir=$1 epochs=$2 options=$1/.options before
+    shift 2
+    if [ -e "${options}" ] && [ -e "${dir}/checkpoint.pth" ]; then
+        before=$(tail -n 1 "${options}")
+        if [ "$(head -n -1 "${options}")" = "$(printf '%s\n' "$@")" ] &&
+            [[ ${before} =~ ^[0-9]+$ ]] && ((before < epochs)); then
+            stop_leftover "${dir}"
+            log "${dir} goes on where it was, to ${epochs} epochs instead of ${before};" \
+                "a learning rate that falls to the end follows the schedule of ${epochs} from there on"
+            rm -f "${dir}/.done"
+            printf '%s\n' "$@" "${epochs}" >"${options}"
+        fi
+    fi
+    unfinished "${dir}" "$@" "${epochs}"
+}
+
 # finish DIR: DIR is made. The stamp differs each time, so that it is an input to what follows.
 finish() {
     date '+%s%N' >"$1/.done.new"
@@ -43,9 +62,14 @@ checksum() {
     cat "$@" 2>/dev/null | cksum
 }
 
+# settings_checksum FILE...: the same, but for the number of epochs that a configuration has.
+settings_checksum() {
+    sed -E '/^max_epoch: *[0-9]+ *(#.*)?$/d' "$@" 2>/dev/null | cksum
+}
+
 # tree_checksum DIR: changes when a file below it does.
 tree_checksum() {
-    find -L "$1" -type f ! -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 cat | cksum
+    find -L "$1" -type f ! -path '*/__pycache__/*' ! -path '*/.*' -print0 | LC_ALL=C sort -z | xargs -0 cat | cksum
 }
 
 # file_stamp FILE: changes when a file does that is too large to read.
