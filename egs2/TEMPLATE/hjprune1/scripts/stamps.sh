@@ -67,9 +67,10 @@ settings_checksum() {
     sed -E '/^max_epoch: *[0-9]+ *(#.*)?$/d' "$@" 2>/dev/null | cksum
 }
 
-# tree_checksum DIR: changes when a file below it does.
+# tree_checksum DIR: changes when a file below it does, other than hidden ones.
 tree_checksum() {
-    find -L "$1" -type f ! -path '*/__pycache__/*' ! -path '*/.*' -print0 | LC_ALL=C sort -z | xargs -0 cat | cksum
+    find -L "$1" -type f ! -path '*/__pycache__/*' ! -path '*/.*' -print0 | LC_ALL=C sort -z |
+        xargs -0 cat | cksum
 }
 
 # file_stamp FILE: changes when a file does that is too large to read.
