@@ -79,12 +79,15 @@ def after_build_optimizers(
 
     Gates and multipliers get their own groups in the optimiser, frontends the mixed precision of
     the training, and the teacher joins the loss; the constraint too, if the model was not built by
-    a task. Encoders are compiled where their options say so.
+    a task. Encoders are compiled where their options say so, and pad audio that has no frame.
 
     Raises:
         HJPruneError: the optimiser cannot train gates, or there is no teacher or no compiler.
     """
     add_constraint(model)
+    for module in model.modules():
+        if isinstance(module, HJPruneFrontend | HJPruneEncoder):
+            module.is_trained = True
     use_mixed_precision(vars(args), model)
     scale_gradients_in_float16(vars(args), model)
     for pruner in find_pruners(model):
