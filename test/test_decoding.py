@@ -5,6 +5,8 @@ import json
 import math
 import threading
 import time
+from argparse import Namespace
+from dataclasses import replace
 
 import kaldiio
 import numpy as np
@@ -12,14 +14,16 @@ import pytest
 import soundfile
 import torch
 import yaml
-from espnet_runs import NO_OTHER_PARTS, build_model, task_module
+from espnet_runs import NO_OTHER_PARTS, build_model, task_class, task_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import padded_batch, small_config
+from models import family_config, padded_batch, small_config
 
 from espnet_hjprune.bin import decode as decode_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.losses import find_upstreams
+from espnet_hjprune.espnet.short_audio import ShortAudioError
+from espnet_hjprune.espnet.tasks import after_build_optimizers
 from espnet_hjprune.inference.audio import ReadAhead
 from espnet_hjprune.inference.batches import WASTE, Batch, make_batches, make_padded_batches
 from espnet_hjprune.inference.beam import BeamSearch
@@ -28,6 +32,9 @@ from espnet_hjprune.inference.cuda_graph import CudaGraphs, _Captured
 from espnet_hjprune.inference.decode import Decoder
 from espnet_hjprune.inference.greedy import greedy_search
 from espnet_hjprune.inference.model import FIRST_LABEL, load_recogniser
+from espnet_hjprune.nn.config import ConvLayerConfig
+from espnet_hjprune.scoring.decoded import join_jobs
+from espnet_hjprune.scoring.sclite import score_set, scoring_tokenizer
 
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]
 SIZES = [9000, 16000, 390, 7000, 12345]
@@ -208,6 +215,11 @@ def frontend(**options):
     return {"frontend_conf": conf | options}
 
 
+# Lengths as HuBERT counts them, and strides of its own: the first frame needs 187 samples.
+ODD = replace(
+    family_config("hubert"),
+    conv_layers=[ConvLayerConfig(32, 7, 5), ConvLayerConfig(32, 5, 3), ConvLayerConfig(32, 9, 7)],
+)
 CLASSIFIER = {"decoder": "linear_decoder", "model_conf": {"ctc_weight": 0.0}}
 FORMS = {
     "frontend": {},
@@ -224,6 +236,8 @@ FORMS = {
         "preencoder": "linear",
         "preencoder_conf": {"input_size": 64, "output_size": 12},
     },
+    "odd": frontend(upstream_conf={"architecture": ODD.to_dict()}),
+    "wavlm": frontend(upstream_conf={"architecture": family_config("wavlm").to_dict()}),
     "classifier": CLASSIFIER,
     "maximum": CLASSIFIER | {"decoder_conf": {"pooling": "max"}},
     "first": CLASSIFIER | {"decoder_conf": {"pooling": "CLS"}},
@@ -252,9 +266,14 @@ def test_batches_give_what_espnet_gives_alone(tmp_path, form):
     model = save_model(tmp_path, form)
     recogniser = load_recogniser(tmp_path / "config.yaml", tmp_path / "model.pth")
     waves, lengths = padded_batch(SIZES)
+    needed = recogniser.upstream.config.receptive_field
     with torch.no_grad():
         log_probs, frames = recogniser(waves, lengths)
         for row, size in enumerate(SIZES):
+            if size < needed:
+                # The decoder knows; see the tests of short audio.
+                assert frames[row] == (2 if form == "layers" else 1)
+                continue
             states, count = model.encode(waves[row : row + 1, :size], lengths[row : row + 1])
             assert frames[row] == count[0]
             if model.ctc is not None:
@@ -418,6 +437,82 @@ def test_the_files_of_the_command_are_those_of_espnet(tmp_path, form, kind):
             (key, score), (same, expected) = one.split(), other.split()
             assert key == same
             assert float(score[7:-1]) == pytest.approx(float(expected[7:-1]), abs=2e-3)
+
+
+def texts_of(path):
+    """The texts of utterances without white space around them."""
+    lines = (line.partition(" ") for line in path.read_text().splitlines())
+    return {name: text.strip() for name, _, text in lines}
+
+
+@pytest.mark.parametrize("form", ["frontend", "encoder", "odd", "wavlm", "layers", "classifier"])
+def test_audio_without_a_frame_has_an_empty_text_and_is_scored(tmp_path, form, caplog):
+    from espnet2.bin import asr_inference
+
+    model = save_model(tmp_path, form)
+    (upstream,) = find_upstreams(model).values()
+    needed = upstream.config.receptive_field
+    sizes = [0, 1, 100, needed - 1, needed, 500, 16000]
+    table = write_audio(tmp_path, "sound", sizes)
+    wav_scp = locations(table)
+    # A constant utterance of one sample, and a table that has wrong lengths.
+    soundfile.write(wav_scp["u1"], np.full(1, 0.5), 16000)
+    (tmp_path / "utt2num_samples").write_text("u0 16000\nu6 3\n")
+    recogniser = load_recogniser(tmp_path / "config.yaml", tmp_path / "model.pth")
+    caplog.set_level("WARNING")
+    found = {}
+    for search in ("greedy", "beam"):
+        options = DecodeConfig(search=search)
+        Decoder(recogniser, options).decode(wav_scp, tmp_path, tmp_path / search)
+        found[search] = texts_of(tmp_path / search / "1best_recog/text")
+        assert f"4 of 7 utterances have less than {needed} samples" in caplog.messages[-1]
+        alone = {}
+        for name, location in wav_scp.items():
+            one = {name: location}
+            Decoder(recogniser, options, pads=True).decode(one, tmp_path, tmp_path / "alone")
+            alone |= texts_of(tmp_path / "alone/1best_recog/text")
+        assert found[search] == alone
+        assert [found[search][f"u{row}"] for row in range(4)] == [""] * 4
+        assert found[search]["u6"]
+    job = tmp_path / "espnet/logdir/output.1"
+    ctc = ["0.0", "--maxlenratio", "-1"] if form == "classifier" else ["1.0"]
+    asr_inference.main(
+        [
+            "--asr_train_config", str(tmp_path / "config.yaml"), "--output_dir", str(job),
+            "--asr_model_file", str(tmp_path / "model.pth"), "--beam_size", "1", "--lm_weight", "0",
+            "--data_path_and_name_and_type", f"{table},speech,sound", "--num_workers", "0",
+            "--ctc_weight", *ctc,
+        ]
+    )  # fmt: skip
+    join_jobs(tmp_path / "espnet")
+    assert texts_of(tmp_path / "espnet/text") == found["greedy"]
+    names = list(wav_scp)[:4]
+    counts = score_set(
+        dict.fromkeys(names, "A B"),
+        {name: found["greedy"][name] for name in names},
+        dict.fromkeys(names, "s"),
+        scoring_tokenizer("wer"),
+        tmp_path / "score",
+    )
+    assert (counts.sentences, counts.words, counts.deletions, counts.errors) == (4, 8, 8, 8)
+
+
+@pytest.mark.parametrize("style", ["base", "large"])
+def test_a_training_goes_on_over_audio_without_a_frame(style):
+    """It is padded in training and validation; only ESPnet's decoding refuses it."""
+    form = "frontend" if style == "base" else "encoder"
+    model = build_model(task_module("asr"), configuration(**FORMS[form])).eval()
+    wave, length = torch.randn(1, 300), torch.tensor([300])
+    with pytest.raises(ShortAudioError, match="has 300 samples, of which a frame needs 400"):
+        model.encode(wave, length)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    after_build_optimizers(task_class(task_module("asr")), Namespace(), model, [optimizer])
+    for trains in (False, True):
+        states, frames = model.train(trains).encode(wave, length)
+        assert frames.tolist() == [1] and states.isfinite().all()
+    text, one = torch.tensor([[3]]), torch.tensor([1])
+    loss, *_ = model.eval()(speech=wave, speech_lengths=length, text=text, text_lengths=one)
+    assert loss.isfinite()
 
 
 def test_options_of_the_command(tmp_path, caplog):

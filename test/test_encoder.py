@@ -115,6 +115,32 @@ def test_input_normalisation_covers_the_utterance_only():
         assert not normed[row, length:].any()
 
 
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-7])
+def test_input_normalisation_of_nothing_and_of_constants_is_zero(epsilon):
+    wave, lengths = torch.zeros(3, 5), torch.tensor([0, 1, 5])
+    wave[1, 0], wave[2] = 0.7, -0.3
+    assert normalise_utterances(wave, lengths, epsilon).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("style", ["base", "large"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("invariant", [False, True])
+def test_audio_without_a_frame_gives_numbers(family, style, invariant):
+    encoder = family_encoder(family, style)
+    waves, lengths = padded_batch([5000, 0, 1, 399])
+    waves[2, 0] = 0.5
+    for rows in (slice(0, 4), slice(1, 4), slice(1, 2)):
+        wave, size = waves[rows, : int(lengths[rows].max())], lengths[rows]
+        with torch.inference_mode():
+            states, frames = encoder(wave, size, all_states=True, batch_invariant=invariant)
+        # HuBERT's rule may count two in a batch.
+        assert frames.min() >= 1
+        assert not invariant or frames.tolist() == [15, 1, 1, 1][rows]
+        for state in states:
+            inside = torch.arange(state.shape[1]) < frames.unsqueeze(1)
+            assert state[inside].isfinite().all()
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     widths=st.lists(st.integers(0, 5), min_size=1, max_size=6).filter(any),

@@ -153,6 +153,57 @@ def test_a_broken_export_is_noticed():
     assert largest_difference(model, model) == 0
 
 
+@pytest.mark.parametrize("form", SUFFIXES)
+def test_short_audio_in_an_exported_model(tmp_path, form):
+    """Alone, in a batch, and in a data directory whose words are counted."""
+    save_model(tmp_path, "frontend")
+    sizes = [9000, 500, 400, 399, 1, 0]
+    write_audio(tmp_path, "sound", sizes)
+    (tmp_path / "text").write_text("".join(f"u{row} A B\n" for row in range(len(sizes))))
+    command = ["--model_dir", str(tmp_path), "--format", form, "--data_dir", str(tmp_path)]
+    export_command.main(command)
+    output = tmp_path / f"export_{form}"
+    report = json.loads((output / "export.json").read_text())
+    assert report["max_abs_diff"] <= 1e-4 and report["word_errors"]["difference"] == 0
+    model = load_recogniser(tmp_path / "config.yaml", tmp_path / "model.pth")
+    run = load_exported(output / f"model{SUFFIXES[form]}")
+    check(model, run, sizes, 1e-4)
+    for size in sizes:
+        check(model, run, [size], 1e-4)
+    # What has no frame has no words either, whatever the model makes of its padding.
+    short = tmp_path / "short"
+    short.mkdir()
+    write_audio(short, "sound", [399, 1, 0])
+    (short / "text").write_text("u0 A B\nu1 A B\nu2 A B\n")
+    errors = word_errors(model, run, short)
+    assert (errors.before, errors.after) == (100, 100)
+
+
+def test_case_of_ascii_letters_does_not_count(tmp_path):
+    save_model(tmp_path, "frontend")
+    write_audio(tmp_path, "sound", [9000, 5000])
+    model = load_recogniser(tmp_path / "config.yaml", tmp_path / "model.pth")
+    model.tokens = ["<blank>", "<unk>", "<space>", "a", "\u00c9", "\u00e9", "<sos/eos>"]
+
+    def spells(*numbers):
+        def run(wave, lengths):
+            log_probs = torch.full((len(wave), 9, len(model.tokens)), -20.0)
+            log_probs[:, :, 0] = -10.0
+            log_probs[:, range(0, 2 * len(numbers), 2), list(numbers)] = 0.0
+            return log_probs.log_softmax(-1), torch.full((len(wave),), 9)
+
+        return run
+
+    for text, expected in (
+        ("A \u00c9", 0),
+        ("A \u00e9", 50),
+        ("a \u00c9", 0),
+        ("\u00c1 \u00c9", 50),
+    ):
+        (tmp_path / "text").write_text(f"u0 {text}\nu1 {text}\n")
+        assert word_errors(model, spells(3, 2, 4), tmp_path).after == expected
+
+
 def test_other_files_are_not_replaced(tmp_path):
     save_model(tmp_path, "frontend")
     base = ["--model_dir", str(tmp_path), "--format", "torchscript", "--output_dir"]

@@ -56,6 +56,20 @@ def test_lacking_and_empty_labels_are_wrong(tmp_path: Path) -> None:
     assert rows[1] == [f"x, {NOTHING}", "1", "1", "0"]
 
 
+def test_labels_follow_sclites_rule_of_case(tmp_path: Path) -> None:
+    reference = {"a": "Play_Music", "b": "play_music", "c": "\u00c9t\u00e9", "d": "\u00e9t\u00e9"}
+    hypothesis = {"a": "play_music", "b": "PLAY_MUSIC", "c": "\u00c9T\u00e9", "d": "\u00c9t\u00e9"}
+    confusion = count_confusion(reference, hypothesis)
+    assert confusion.counts == {
+        ("Play_Music", "Play_Music"): 2,
+        ("\u00c9t\u00e9", "\u00c9t\u00e9"): 1,
+        ("\u00e9t\u00e9", "\u00c9t\u00e9"): 1,
+    }
+    speakers = dict.fromkeys(reference, "s")
+    counts = score_set(reference, hypothesis, speakers, scoring_tokenizer("wer"), tmp_path)
+    assert (counts.correct, counts.errors) == (confusion.correct, 1)
+
+
 def test_texts_are_no_labels() -> None:
     with pytest.raises(HJPruneError, match="'TWO WORDS', not one label; use --metric wer"):
         count_confusion({"a": "TWO WORDS"}, {})

@@ -13,8 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from espnet_hjprune.bin.recipe import score
+from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.scoring import sclite as scoring
+from espnet_hjprune.scoring.case import fold_case
 from espnet_hjprune.scoring.decoded import FILES, join_jobs
 from espnet_hjprune.scoring.sclite import parse_result, score_set, scoring_tokenizer, trn_line
 
@@ -74,6 +76,49 @@ def test_counts_equal_jiwer_where_alignment_is_unambiguous(pairs, tmp_path_facto
     assert counts.sentences == len(pairs)
     assert counts.errors == errors
     assert counts.wrong_sentences == sum(r != h for r, h in pairs)
+
+
+# Letters with and without case: ASCII, Latin-1, Greek, a digraph, and those whose folding is ASCII.
+letter = st.sampled_from(
+    "aAbBzZ09_[`{\u00e9\u00c9\u00df\u1e9e\u03c9\u03a9\u01c4\u01c6\u0130\u0131\u212ak\u017f"
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    words=st.lists(st.text(letter, min_size=1, max_size=3), min_size=1, max_size=8),
+    swaps=st.integers(0, 2**24 - 1),
+    kind=st.sampled_from(["wer", "cer"]),
+)
+def test_case_counts_as_the_one_rule_says(words, swaps, kind, tmp_path_factory):
+    """Every letter may change its case; sclite takes those for errors that the rule tells apart."""
+    changed = [
+        "".join(
+            c.swapcase() if swaps >> (3 * row + column) & 1 and len(c.swapcase()) == 1 else c
+            for column, c in enumerate(word)
+        )
+        for row, word in enumerate(words)
+    ]
+    pairs = [([one], [other]) for one, other in zip(words, changed, strict=True)]
+    counts = run_sclite(pairs, tmp_path_factory.mktemp("score"), kind)
+    units = [[w] if kind == "wer" else list(w) for w in words]
+    others = [[w] if kind == "wer" else list(w) for w in changed]
+    expected = sum(
+        cheapest_alignment([fold_case(u) for u in one], [fold_case(u) for u in other])
+        for one, other in zip(units, others, strict=True)
+    )
+    assert 4 * counts.substitutions + 3 * (counts.deletions + counts.insertions) == expected
+    if kind == "wer":
+        folded = [[fold_case(w) for w in side] for side in (words, changed)]
+        assert counts.errors == round(jiwer.wer(*folded) * len(words))
+
+
+def test_case_of_tokens_follows_the_rule(tmp_path):
+    texts = {"u": "A\u00c9b"}
+    for hypothesis, errors in (("a\u00c9B", 0), ("A\u00e9b", 1)):
+        split = scoring_tokenizer("ter", "char")
+        counts = score_set(texts, {"u": hypothesis}, {"u": "s"}, split, tmp_path)
+        assert counts.errors == errors
 
 
 @settings(max_examples=30, deadline=None)
@@ -298,6 +343,16 @@ def test_all_files_of_the_jobs_are_joined(tmp_path):
     assert tmp_path.joinpath("token").read_text() == "b token\n"
     assert tmp_path.joinpath("token_int").read_text() == "a token_int\nb token_int\n"
     assert not tmp_path.joinpath("score").exists()
+
+
+def test_espnets_mark_of_the_end_is_no_word(tmp_path, caplog):
+    """It stands behind hypotheses with as many tokens as frames."""
+    write_jobs(tmp_path, [{"a": "<sos/eos>", "b": "X Y<sos/eos>"}, {"c": "X"}])
+    write_jobs(tmp_path, [{"a": "<sos/eos>"}], "token")
+    join_jobs(tmp_path)
+    assert read_table(tmp_path / "text") == {"a": "", "b": "X Y", "c": "X"}
+    assert tmp_path.joinpath("token").read_text() == "a <sos/eos>\n"
+    assert "2 of 3 texts had <sos/eos>" in caplog.text
 
 
 def test_a_line_without_its_end_stays_a_line(tmp_path):

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with replaced_directory(output) as directory:
         file = directory / f"model{SUFFIXES[args.format]}"
         export(model, file, args.format, args.quantize)
-        exported = load_exported(file)
+        exported = load_exported(file, shortest=shortest(model.upstream))
         difference = largest_difference(model, exported)
         if args.quantize is None and difference > TOLERANCE:
             raise HJPruneError(

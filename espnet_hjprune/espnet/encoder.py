@@ -8,6 +8,7 @@ import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.short_audio import refuse_short_audio
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.model.upstream_options import UpstreamOptions
 
@@ -55,6 +56,8 @@ class HJPruneEncoder(AbsEncoder):
             compile=compile,
         )
         self.core = SpeechUpstream(options)
+        # Whether a training has the model, which goes on over audio without a frame.
+        self.is_trained = False
 
     def output_size(self) -> int:
         """Width of the features."""
@@ -75,10 +78,13 @@ class HJPruneEncoder(AbsEncoder):
 
         Raises:
             HJPruneError: the task gives its encoder no lengths.
+            ShortAudioError: in decoding, the utterance is too short for a frame.
         """
         if ilens is None:
             raise HJPruneError(
                 "this task gives its encoder no lengths; use hj_prune as its frontend instead"
             )
+        if not (self.training or self.is_trained):
+            refuse_short_audio(self.core.config, ilens)
         features, frames = self.core(xs_pad, ilens)
         return features, frames, None

@@ -8,6 +8,7 @@ import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.short_audio import refuse_short_audio
 from espnet_hjprune.model.stock_weights import translate_stock_weights
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.model.upstream_options import UpstreamOptions
@@ -58,6 +59,8 @@ class HJPruneFrontend(AbsFrontend):
         # ESPnet turns autocast off around the frontends of most tasks; a training with mixed
         # precision says here in which type the upstream runs all the same.
         self.amp_dtype: torch.dtype | None = None
+        # Whether a training has the model, which goes on over audio without a frame.
+        self.is_trained = False
         self._register_load_state_dict_pre_hook(self._accept_stock_weights)
 
     def _accept_stock_weights(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -78,7 +81,12 @@ class HJPruneFrontend(AbsFrontend):
         """Encode ``(batch, samples)`` to ``(batch, time, width)`` and valid frames.
 
         The features are in float32 at least, also where the upstream runs in half precision.
+
+        Raises:
+            ShortAudioError: in decoding, the utterance is too short for a frame.
         """
+        if not (self.training or self.is_trained):
+            refuse_short_audio(self.core.config, input_lengths)
         device = input.device.type
         if self.amp_dtype is None or torch.is_autocast_enabled(device):
             features, frames = self.core(input, input_lengths)

@@ -88,13 +88,16 @@ def after_build_optimizers(
     Gates and multipliers get their own groups in the optimiser, frontends the mixed precision of
     the training, and the teacher joins the loss; the constraint too, if the model was not built by
     a task. The CTC layer begins as the checkpoint's, and encoders are compiled, where their options
-    say so.
+    say so; from here on audio without a frame is padded.
 
     Raises:
         HJPruneError: the optimiser cannot train gates, there is no teacher or no compiler, or the
             checkpoint's CTC layer does not fit.
     """
     add_constraint(model)
+    for module in model.modules():
+        if isinstance(module, HJPruneFrontend | HJPruneEncoder):
+            module.is_trained = True
     use_mixed_precision(vars(args), model)
     scale_gradients_in_float16(vars(args), model)
     for pruner in find_pruners(model):

@@ -19,6 +19,7 @@ from espnet_hjprune.inference.export import example
 from espnet_hjprune.inference.model import BatchInvariantModel, Recogniser
 from espnet_hjprune.inference.runtime import Runner
 from espnet_hjprune.progress import progress_bar
+from espnet_hjprune.scoring.case import fold_case
 
 # Largest difference of a float32 model's output.
 TOLERANCE = 1e-4
@@ -40,16 +41,22 @@ class WordErrors:
 
 @torch.no_grad()
 def largest_difference(model: BatchInvariantModel, exported: Runner) -> float:
-    """Largest difference of the outputs on valid frames, of a padded batch and of one utterance.
+    """Largest difference of the outputs on valid frames.
+
+    They are those of a padded batch, of an utterance alone, and of some alone that have one frame
+    or not even that.
 
     Raises:
         HJPruneError: the exported model counts frames in another way.
     """
     worst = 0.0
     wave, lengths = example(model.upstream, seed=1)
-    for count in (len(wave), 1):
-        expected, frames = model(wave[:count], lengths[:count])
-        found, found_frames = exported(wave[:count], lengths[:count])
+    batches = [(wave, lengths), (wave[:1], lengths[:1])]
+    for samples in (model.upstream.config.receptive_field, 1, 0):
+        batches.append((wave[:1, :samples], torch.tensor([samples])))
+    for batch in batches:
+        expected, frames = model(*batch)
+        found, found_frames = exported(*batch)
         if not torch.equal(frames, found_frames) or expected.shape != found.shape:
             raise HJPruneError("the exported model gives other frames; report this as a bug")
         difference = (expected - found).abs()
@@ -90,11 +97,13 @@ def word_errors(model: Recogniser, exported: Runner, data_dir: Path) -> WordErro
         for batch in batches:
             wave, lengths = read_batch([wav_scp[name] for name in batch.names], is_ark)
             for texts, run in zip(found, runners, strict=True):
-                results = search(model, *run(wave, lengths))
+                results = search(model, *run(wave, lengths), lengths)
                 for name, (best, *_) in zip(batch.names, results, strict=True):
                     texts[name] = detokenize([model.tokens[number] for number in best.tokens])
             progress.update(len(batch.names))
     names = sorted(wav_scp)
-    reference = [text[name] for name in names]
-    before, after = (100 * jiwer.wer(reference, [texts[name] for name in names]) for texts in found)
+    reference = [fold_case(text[name]) for name in names]
+    before, after = (
+        100 * jiwer.wer(reference, [fold_case(texts[name]) for name in names]) for texts in found
+    )
     return WordErrors(str(data_dir), len(names), before, after)

@@ -56,11 +56,13 @@ class Decoded:
     Attributes:
         names: the utterances.
         hypotheses: of each of them, the best first.
+        samples: of each of them.
         time: what the batch took.
     """
 
     names: Sequence[str]
     hypotheses: list[list[Hypothesis]]
+    samples: list[int]
     time: DecodingTime
 
 
@@ -126,6 +128,8 @@ class Decoder:
             {column: {} for column in COLUMNS} for _ in range(self.options.nbest)
         ]
         total = DecodingTime()
+        short = 0
+        needed = self.model.upstream.config.receptive_field
         batches = self.batches(count_samples(wav_scp, data_dir, is_ark))
         for decoded in self.run(batches, wav_scp, is_ark):
             for name, hypotheses in zip(decoded.names, decoded.hypotheses, strict=True):
@@ -133,8 +137,17 @@ class Decoder:
                     for column, value in zip(COLUMNS, self._row(hypothesis), strict=True):
                         table[column][name] = value
             total += decoded.time
+            short += sum(samples < needed for samples in decoded.samples)
             logging.info(
                 "decoded %d utterances in %.3f s", len(decoded.names), decoded.time.compute
+            )
+        if short:
+            logging.warning(
+                "%d of %d utterances have less than %d samples, which a frame needs; their text is "
+                "empty",
+                short,
+                total.utterances,
+                needed,
             )
         for number, table in enumerate(tables, 1):
             for column in COLUMNS:
@@ -177,9 +190,9 @@ class Decoder:
             end = time.perf_counter()
             seconds, begin = end - begin, end
             names = encoded.audio.batch.names
-            samples = int(encoded.audio.lengths[: len(names)].sum())
-            duration = DecodingTime(len(names), seconds, samples / SAMPLE_RATE)
-            return Decoded(names, hypotheses, duration)
+            samples = encoded.audio.lengths[: len(names)].tolist()
+            duration = DecodingTime(len(names), seconds, sum(samples) / SAMPLE_RATE)
+            return Decoded(names, hypotheses, samples, duration)
 
         with ReadAhead(tasks, self.workers) as ahead:
             while True:
@@ -222,7 +235,7 @@ class Decoder:
         if not self.model.classifies:
             # Fixed shapes have frames that no utterance has.
             log_probs = log_probs[:, : int(frames.max())]
-        return search(self.model, log_probs, frames, self.beam)
+        return search(self.model, log_probs, frames, encoded.audio.lengths, self.beam)
 
     def _row(self, hypothesis: Hypothesis) -> tuple[str, ...]:
         """The columns of a hypothesis."""
@@ -252,14 +265,25 @@ def search(
     model: Recogniser,
     log_probs: torch.Tensor,
     frames: torch.Tensor,
+    lengths: torch.Tensor,
     beam: BeamSearch | None = None,
 ) -> list[list[Hypothesis]]:
-    """Hypotheses of every utterance, the best first, from what the model returns."""
+    """Hypotheses of every utterance, the best first, from what the model returns.
+
+    Those whose ``lengths`` in samples give no frame get a hypothesis without tokens, as the model
+    has read nothing but padding beside them. ``lengths`` may go on with rows of padding.
+    """
     if model.classifies:
         score, label = log_probs.max(-1)
         pairs = zip(label.tolist(), score.tolist(), strict=True)
-        return [[Hypothesis([number + FIRST_LABEL], value)] for number, value in pairs]
-    if beam is not None:
-        return beam(log_probs, frames)
-    # The search is many small steps, for which a GPU is too far away.
-    return [[found] for found in greedy_search(log_probs.cpu(), frames.cpu())]
+        found = [[Hypothesis([number + FIRST_LABEL], value)] for number, value in pairs]
+    elif beam is not None:
+        found = beam(log_probs, frames)
+    else:
+        # The search is many small steps, for which a GPU is too far away.
+        found = [[best] for best in greedy_search(log_probs.cpu(), frames.cpu())]
+    needed = model.upstream.config.receptive_field
+    return [
+        hypotheses if length >= needed else [Hypothesis([], 0.0)]
+        for hypotheses, length in zip(found, lengths.tolist(), strict=False)
+    ]

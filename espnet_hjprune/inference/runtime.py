@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from espnet_hjprune.errors import HJPruneError
 
@@ -13,24 +15,50 @@ from espnet_hjprune.errors import HJPruneError
 Runner = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def load_exported(path: str | Path, threads: int | None = None) -> Runner:
+def load_exported(
+    path: str | Path, threads: int | None = None, shortest: int | None = None
+) -> Runner:
     """Load an exported model by the suffix of its file.
+
+    Batches that are too short for its graph are padded with zeros, on which the output of an
+    utterance does not depend.
 
     Args:
         path: a file that ``espnet_hjprune.bin.export`` wrote.
         threads: of ONNX Runtime; torch's number by default.
+        shortest: samples that the graph needs; by default what ``export.json`` beside it says.
 
     Raises:
         HJPruneError: another suffix, or ONNX Runtime is missing.
     """
     path = Path(path)
     if path.suffix == ".onnx":
-        return _onnx(path, threads or torch.get_num_threads())
-    if path.suffix == ".pt2":
-        return torch.export.load(path).module()
-    if path.suffix == ".pt":
-        return torch.jit.load(str(path))
-    raise HJPruneError(f"{path} is no exported model; they end in .onnx, .pt2 or .pt")
+        run = _onnx(path, threads or torch.get_num_threads())
+    elif path.suffix == ".pt2":
+        run = torch.export.load(path).module()
+    elif path.suffix == ".pt":
+        run = torch.jit.load(str(path))
+    else:
+        raise HJPruneError(f"{path} is no exported model; they end in .onnx, .pt2 or .pt")
+    report = path.with_name("export.json")
+    if shortest is None:
+        known = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+        shortest = known.get("shortest_samples", 0)
+    return _padding(run, shortest)
+
+
+def _padding(run: Runner, shortest: int) -> Runner:
+    """A runner of batches of any length by one that needs so many samples."""
+
+    def padded(wave: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        missing = shortest - wave.shape[1]
+        if missing <= 0:
+            return run(wave, lengths)
+        output, frames = run(F.pad(wave, (0, missing)), lengths)
+        # What a classifier returns has no time.
+        return output[:, : int(frames.max())] if output.dim() == 3 else output, frames
+
+    return padded
 
 
 def _onnx(path: Path, threads: int) -> Runner:

@@ -101,7 +101,8 @@ class SpeechEncoder(nn.Module):
         """
         if self.config.length_rule == "chunk" and not batch_invariant:
             chunk = samples // frames
-            return torch.div(lengths + chunk - 1, chunk, rounding_mode="floor").clamp(max=frames)
+            counted = torch.div(lengths + chunk - 1, chunk, rounding_mode="floor")
+            return counted.clamp(min=1, max=frames)
         for layer in self.config.conv_layers:
             lengths = torch.div(lengths - layer.kernel, layer.stride, rounding_mode="floor") + 1
         return lengths.clamp(min=1)

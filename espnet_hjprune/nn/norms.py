@@ -48,11 +48,12 @@ def normalise_utterances(
 ) -> torch.Tensor:
     """Scale every utterance of ``(batch, samples)`` to zero mean and unit variance.
 
-    Statistics cover ``lengths`` samples (biased variance plus ``epsilon``); padding becomes zero.
+    Statistics cover ``lengths`` samples (biased variance plus ``epsilon``); padding becomes zero,
+    and so do utterances that are constant or have no samples.
     """
     inside = torch.arange(wave.shape[1], device=wave.device) < lengths.unsqueeze(1)
     inside = inside.to(wave.dtype)
-    count = lengths.to(wave.dtype).unsqueeze(1)
+    count = lengths.clamp(min=1).to(wave.dtype).unsqueeze(1)
     mean = (wave * inside).sum(1, keepdim=True) / count
     centred = (wave - mean) * inside
     variance = centred.square().sum(1, keepdim=True) / count

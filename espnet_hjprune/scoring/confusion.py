@@ -9,6 +9,7 @@ from pathlib import Path
 
 from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.scoring.case import fold_case
 
 # Shown for an utterance that has no label in the hypothesis.
 NOTHING = "(nothing)"
@@ -77,6 +78,8 @@ class Confusion:
 def count_confusion(reference: Mapping[str, str], hypothesis: Mapping[str, str]) -> Confusion:
     """Count by utterance; one that the hypothesis lacks, or leaves empty, has no label.
 
+    Labels that :func:`.fold_case` makes equal are one, spelt as in the reference.
+
     Raises:
         HJPruneError: there is no utterance, or one whose reference is not one word.
     """
@@ -87,9 +90,13 @@ def count_confusion(reference: Mapping[str, str], hypothesis: Mapping[str, str])
             )
     if not reference:
         raise HJPruneError("the reference has no utterances; prepare the data again")
+    pairs = [(label, hypothesis.get(utt_id, "") or NOTHING) for utt_id, label in reference.items()]
+    spelling: dict[str, str] = {}
+    for label in (*(true for true, _ in pairs), *(predicted for _, predicted in pairs)):
+        spelling.setdefault(fold_case(label), label)
     return Confusion(
         Counter(
-            (label, hypothesis.get(utt_id, "") or NOTHING) for utt_id, label in reference.items()
+            (spelling[fold_case(true)], spelling[fold_case(predicted)]) for true, predicted in pairs
         )
     )
 

@@ -137,8 +137,9 @@ def score_set(
 ) -> ErrorCounts:
     """Score one set and write ``ref.trn``, ``hyp.trn`` and ``result.txt`` into ``out_dir``.
 
-    An utterance that the hypothesis lacks counts as one without any words. The three files are
-    moved in once all are complete, ``result.txt`` last, so that it stands for a scored set.
+    An utterance that the hypothesis lacks counts as one without any words. The case of ASCII
+    letters does not count, as :func:`.fold_case` says. The three files are moved in once all are
+    complete, ``result.txt`` last, so that it stands for a scored set.
 
     Args:
         reference: transcript of each utterance; it decides which utterances are scored.
