@@ -16,6 +16,7 @@ setup(
     packages=find_packages(include=["espnet_hjprune", "espnet_hjprune.*"]),
     package_data={"espnet_hjprune": ["py.typed"]},
     entry_points={"console_scripts": ["hjprune = espnet_hjprune.bin.hjprune:main"]},
+    # tools/setup.sh takes up to 3.12: for later ones the extra `beam` finds no packages.
     python_requires=">=3.10",
     # What gates, compaction and the compact model need in any training loop.
     install_requires=["numpy", "pyyaml", "soundfile", "torch>=2.8", "tqdm"],

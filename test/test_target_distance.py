@@ -144,6 +144,16 @@ def test_the_end_of_a_pruning_says_it(tmp_path, caplog):
     assert said.endswith("; stage 5 refuses them without --allow_off_target true")
 
 
+def test_a_pruning_that_has_diverged_says_so(tmp_path, caplog):
+    upstream = gated(0.4)
+    with torch.no_grad():
+        upstream.pruner.gates.log_alpha[3] = torch.nan
+    said = at_the_end(upstream, tmp_path, caplog).getMessage()
+    assert "sparsity is nan, the target 0.4; the training has diverged, so prune again" in said
+    with pytest.raises(hj.HJPruneError, match="the gates are no numbers"):
+        hj.compact(upstream)
+
+
 def test_several_targets_are_judged_at_their_own(tmp_path, caplog):
     torch.manual_seed(0)
     upstream = hj.SpeechUpstream(hj.UpstreamOptions(architecture=small_config()))

@@ -48,8 +48,8 @@ install_python_packages() {
     if [ ! -x "${venv}/bin/python3" ]; then
         rm -rf "${venv}"
         "${uv}" venv --quiet --python '>=3.10,<3.13' "${venv}" ||
-            die "there is no Python 3.10, 3.11 or 3.12, and flashlight-text is not built for later" \
-                "ones; install one of them and run this again"
+            die "there is no Python 3.10, 3.11 or 3.12, and flashlight-text and kenlm are not built" \
+                "for later ones; install one of them and run this again"
     fi
     log "installing the Python packages of tools/requirements.txt into ${venv}"
     export VIRTUAL_ENV="${PWD}/${venv}"
