@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_hjprune.inference.export import SUFFIXES, FeatureModel, export, shortest
     from espnet_hjprune.inference.model import Recogniser, load_recogniser
     from espnet_hjprune.inference.runtime import load_exported
+    from espnet_hjprune.inference.windows import FrameGrid
     from espnet_hjprune.model.loading import find_weights, load_trained_upstream
 
     config = args.model_dir / "config.yaml"
@@ -79,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with replaced_directory(output) as directory:
         file = directory / f"model{SUFFIXES[args.format]}"
         export(model, file, args.format, args.quantize)
-        exported = load_exported(file, shortest=shortest(model.upstream))
+        grid = FrameGrid.of(model.upstream.config)
+        exported = load_exported(file, grid=grid)
         difference = largest_difference(model, exported)
         if args.quantize is None and difference > TOLERANCE:
             raise HJPruneError(
@@ -93,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             # Weights beyond 2 GB stand in a file of their own.
             "bytes": sum(part.stat().st_size for part in directory.glob(f"{file.name}*")),
             "shortest_samples": shortest(model.upstream),
+            # Samples from a frame to the next, and samples that one reads.
+            "frame_grid": asdict(grid),
             "max_abs_diff": difference,
         }
         if isinstance(model, Recogniser):

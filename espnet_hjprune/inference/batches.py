@@ -28,7 +28,9 @@ class Batch:
     shape: tuple[int, int] | None = None
 
 
-def make_batches(counts: Mapping[str, int], batch_seconds: float) -> list[Batch]:
+def make_batches(
+    counts: Mapping[str, int], batch_seconds: float, longest: float = float("inf")
+) -> list[Batch]:
     """Group utterances of similar length, the longest first.
 
     A batch has at most ``batch_seconds`` of audio with its padding, but at least one utterance.
@@ -36,11 +38,16 @@ def make_batches(counts: Mapping[str, int], batch_seconds: float) -> list[Batch]
     Args:
         counts: samples of every utterance.
         batch_seconds: the limit.
+        longest: samples of an utterance that others may join; what has more is read in windows.
     """
     limit = batch_seconds * SAMPLE_RATE
     batches: list[list[str]] = []
     for name in _longest_first(counts):
-        if batches and counts[batches[-1][0]] * (len(batches[-1]) + 1) <= limit:
+        if (
+            batches
+            and counts[batches[-1][0]] <= longest
+            and counts[batches[-1][0]] * (len(batches[-1]) + 1) <= limit
+        ):
             batches[-1].append(name)
         else:
             batches.append([name])
@@ -48,7 +55,10 @@ def make_batches(counts: Mapping[str, int], batch_seconds: float) -> list[Batch]
 
 
 def make_padded_batches(
-    counts: Mapping[str, int], batch_seconds: float, config: EncoderConfig
+    counts: Mapping[str, int],
+    batch_seconds: float,
+    config: EncoderConfig,
+    longest: float = float("inf"),
 ) -> list[Batch]:
     """Group utterances like :func:`make_batches`, into few shapes that recur.
 
@@ -61,7 +71,10 @@ def make_padded_batches(
         counts: samples of every utterance.
         batch_seconds: audio in a batch at most, unless a single utterance has more.
         config: architecture of the encoder, whose frames are counted.
+        longest: samples of an utterance that others may join; what has more is alone, as it is.
     """
+    alone = [Batch((name,)) for name in _longest_first(counts) if counts[name] > longest]
+    counts = {name: count for name, count in counts.items() if count <= longest}
     limit = batch_seconds * SAMPLE_RATE
     groups: list[list[str]] = []
     shapes: list[tuple[int, int]] = []
@@ -77,7 +90,9 @@ def make_padded_batches(
         fits = _is_near(sum(counts[name] for name in names), rows * samples)
         batches.append(Batch(tuple(names), (rows, samples) if fits else None))
     times = Counter(batch.shape for batch in batches)
-    return [batch if times[batch.shape] > 1 else replace(batch, shape=None) for batch in batches]
+    return alone + [
+        batch if times[batch.shape] > 1 else replace(batch, shape=None) for batch in batches
+    ]
 
 
 def padded_length(samples: int, config: EncoderConfig) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from espnet_hjprune.inference.config import DecodeConfig
 from espnet_hjprune.inference.decode import search
 from espnet_hjprune.inference.export import example
 from espnet_hjprune.inference.model import BatchInvariantModel, Recogniser
-from espnet_hjprune.inference.runtime import Runner
+from espnet_hjprune.inference.windows import FrameGrid, Runner, longest_whole, make_windows
 from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.scoring.case import fold_case
 
@@ -89,10 +90,12 @@ def word_errors(model: Recogniser, exported: Runner, data_dir: Path) -> WordErro
     kind = data_dir / "audio_format"
     is_ark = kind.is_file() and kind.read_text().strip().endswith("ark")
     counts = count_samples(wav_scp, data_dir, is_ark)
-    batches = make_batches(counts, DecodeConfig().batch_seconds)
+    options, grid = DecodeConfig(), FrameGrid.of(model.upstream.config)
+    windows = make_windows(options, grid)
+    batches = make_batches(counts, options.batch_seconds, longest_whole(windows, grid))
     detokenize = build_detokenizer(model.token_type, model.bpemodel)
     found: list[dict[str, str]] = [{}, {}]
-    runners: tuple[Runner, Runner] = (model, exported)
+    runners: tuple[Runner, Runner] = (partial(model, windows=windows), exported)
     with torch.inference_mode(), progress_bar(total=len(wav_scp), unit="utt") as progress:
         for batch in batches:
             wave, lengths = read_batch([wav_scp[name] for name in batch.names], is_ark)

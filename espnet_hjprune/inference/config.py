@@ -18,6 +18,10 @@ class DecodeConfig:
     Attributes:
         search: ``greedy`` or ``beam``; classifiers take the most likely label whatever it is.
         batch_seconds: audio in a batch, padding included.
+        window_seconds: audio that the Transformer attends to at once, as memory and time grow with
+            its square; longer utterances are read in windows of that. 0 reads all of them whole.
+        overlap_seconds: audio that a window shares with the next; of what one sees of it, the outer
+            half is thrown away.
         dtype: type of weights and activations; ``auto`` is ``float32`` on the CPU, and on a GPU
             ``bfloat16`` or, where it has none, ``float16``. Log probabilities are in ``float32``.
         cuda_graphs: on a GPU, pad batches to shapes that recur and run those as CUDA graphs; on
@@ -38,6 +42,8 @@ class DecodeConfig:
 
     search: str = "greedy"
     batch_seconds: float = 160.0
+    window_seconds: float = 60.0
+    overlap_seconds: float = 10.0
     dtype: str = "auto"
     cuda_graphs: bool = True
     num_workers: int | Literal["auto"] = "auto"
@@ -65,6 +71,14 @@ class DecodeConfig:
         for name in ("batch_seconds", "nbest", "beam_size", "beam_threshold"):
             if getattr(self, name) <= 0:
                 raise HJPruneError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name in ("window_seconds", "overlap_seconds"):
+            if getattr(self, name) < 0:
+                raise HJPruneError(f"{name} is {getattr(self, name)}; it is 0 or more")
+        if 0 < self.window_seconds <= self.overlap_seconds:
+            raise HJPruneError(
+                f"overlap_seconds is {self.overlap_seconds:g}; it must be less than "
+                f"window_seconds, {self.window_seconds:g}"
+            )
         if self.num_workers != "auto" and self.num_workers < 0:
             raise HJPruneError(f"num_workers is {self.num_workers}; it is 0 or more, or auto")
         if self.beam_size_token < 0:

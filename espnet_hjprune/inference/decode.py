@@ -21,6 +21,7 @@ from espnet_hjprune.inference.config import DecodeConfig
 from espnet_hjprune.inference.cuda_graph import CudaGraphs
 from espnet_hjprune.inference.greedy import Hypothesis, greedy_search
 from espnet_hjprune.inference.model import FIRST_LABEL, Recogniser
+from espnet_hjprune.inference.windows import FrameGrid, Runner, longest_whole, make_windows
 from espnet_hjprune.precision import inference_dtype
 from espnet_hjprune.scoring.decoding_time import DecodingTime, write_timing
 
@@ -99,6 +100,10 @@ class Decoder:
         has_graphs = on_gpu and options.cuda_graphs and model.upstream.pruner is None
         self.graphs = CudaGraphs(self.model) if has_graphs else None
         self.pads = has_graphs if pads is None else pads
+        grid = FrameGrid.of(model.upstream.config)
+        self.windows = make_windows(options, grid)
+        # In samples.
+        self.longest_whole = longest_whole(self.windows, grid)
         auto = WORKERS if on_gpu else 0
         self.workers = auto if options.num_workers == "auto" else options.num_workers
         self.beam: BeamSearch | None = None
@@ -128,7 +133,7 @@ class Decoder:
             {column: {} for column in COLUMNS} for _ in range(self.options.nbest)
         ]
         total = DecodingTime()
-        short = 0
+        short = long = 0
         needed = self.model.upstream.config.receptive_field
         batches = self.batches(count_samples(wav_scp, data_dir, is_ark))
         for decoded in self.run(batches, wav_scp, is_ark):
@@ -138,6 +143,7 @@ class Decoder:
                         table[column][name] = value
             total += decoded.time
             short += sum(samples < needed for samples in decoded.samples)
+            long += sum(samples > self.longest_whole for samples in decoded.samples)
             logging.info(
                 "decoded %d utterances in %.3f s", len(decoded.names), decoded.time.compute
             )
@@ -149,6 +155,14 @@ class Decoder:
                 total.utterances,
                 needed,
             )
+        if long:
+            logging.warning(
+                "%d of %d utterances have more than %g s and were read in windows "
+                "(--window_seconds, --overlap_seconds)",
+                long,
+                total.utterances,
+                self.options.window_seconds,
+            )
         for number, table in enumerate(tables, 1):
             for column in COLUMNS:
                 write_table(output / f"{number}best_recog" / column, table[column])
@@ -158,8 +172,9 @@ class Decoder:
         """Batches of utterances with so many samples."""
         if self.pads:
             config = self.model.upstream.config
-            return make_padded_batches(counts, self.options.batch_seconds, config)
-        return make_batches(counts, self.options.batch_seconds)
+            seconds = self.options.batch_seconds
+            return make_padded_batches(counts, seconds, config, self.longest_whole)
+        return make_batches(counts, self.options.batch_seconds, self.longest_whole)
 
     @torch.inference_mode()
     def run(
@@ -216,10 +231,12 @@ class Decoder:
 
     def _encode(self, audio: _Audio) -> _Encoded:
         """Start the model; on a GPU its results come later."""
-        fixed = audio.batch.shape == tuple(audio.wave.shape)
-        run = self.graphs if self.graphs is not None and fixed else self.model
-        inputs = (x.to(self.device, non_blocking=True) for x in (audio.wave, audio.lengths))
         rows = len(audio.batch.names)
+        fixed = audio.batch.shape == tuple(audio.wave.shape)
+        run: Runner = self.graphs if self.graphs is not None and fixed else self.model
+        if int(audio.lengths[:rows].max()) > self.longest_whole:
+            run = functools.partial(self.model, windows=self.windows)
+        inputs = (x.to(self.device, non_blocking=True) for x in (audio.wave, audio.lengths))
         log_probs, frames = (x[:rows] for x in run(*inputs))
         if self.device.type == "cpu":
             return _Encoded(audio, log_probs, frames, None)

@@ -17,6 +17,7 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.espnet_config import plugin_option
 from espnet_hjprune.model.loading import build_upstream, read_weights
 from espnet_hjprune.model.upstream import SpeechUpstream
+from espnet_hjprune.nn.windows import Windows
 
 # Labels of a classifier lack <blank> and <unk>, which come first in a token list.
 FIRST_LABEL = 2
@@ -76,19 +77,20 @@ class Recogniser(BatchInvariantModel):
         return self
 
     def forward(
-        self, wave: torch.Tensor, lengths: torch.Tensor
+        self, wave: torch.Tensor, lengths: torch.Tensor, windows: Windows | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log probabilities of a padded batch, in float32 whatever type the weights have.
 
         Args:
             wave: ``(batch, samples)`` in float32 at 16 kHz, zero after the end of an utterance.
             lengths: ``(batch,)`` samples.
+            windows: within which the Transformer attends; ``None`` for the whole utterance.
 
         Returns:
             ``(batch, time, token)``, or ``(batch, label)`` of a classifier, whose first label is
             number ``FIRST_LABEL`` of the tokens; and the valid frames ``(batch,)``.
         """
-        features, frames = self.upstream(wave, lengths, batch_invariant=True)
+        features, frames = self.upstream(wave, lengths, True, windows)
         if self.projection is not None:
             features = self.projection(features)
         if self.pooling is not None:

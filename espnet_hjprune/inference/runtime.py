@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from espnet_hjprune.errors import HJPruneError
-
-# From a padded batch ``(batch, samples)`` and its lengths to what the model returns.
-Runner = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+from espnet_hjprune.inference.config import DecodeConfig
+from espnet_hjprune.inference.windows import FrameGrid, Runner, in_windows, make_windows
 
 
 def load_exported(
-    path: str | Path, threads: int | None = None, shortest: int | None = None
+    path: str | Path,
+    threads: int | None = None,
+    grid: FrameGrid | None = None,
+    options: DecodeConfig | None = None,
 ) -> Runner:
     """Load an exported model by the suffix of its file.
 
     Batches that are too short for its graph are padded with zeros, on which the output of an
-    utterance does not depend.
+    utterance does not depend. Long utterances are read in windows, see :func:`.in_windows`.
 
     Args:
         path: a file that ``espnet_hjprune.bin.export`` wrote.
         threads: of ONNX Runtime; torch's number by default.
-        shortest: samples that the graph needs; by default what ``export.json`` beside it says.
+        grid: the model's frames; by default what ``export.json`` beside it says. Without one the
+            graph gets all audio as it is.
+        options: ``window_seconds`` and ``overlap_seconds``; ``None`` for the defaults.
 
     Raises:
         HJPruneError: another suffix, or ONNX Runtime is missing.
@@ -41,10 +44,14 @@ def load_exported(
     else:
         raise HJPruneError(f"{path} is no exported model; they end in .onnx, .pt2 or .pt")
     report = path.with_name("export.json")
-    if shortest is None:
-        known = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
-        shortest = known.get("shortest_samples", 0)
-    return _padding(run, shortest)
+    if grid is None and report.is_file():
+        known = json.loads(report.read_text(encoding="utf-8"))
+        grid = FrameGrid(**known["frame_grid"]) if "frame_grid" in known else None
+    if grid is None:
+        return run
+    return in_windows(
+        _padding(run, grid.samples(2)), make_windows(options or DecodeConfig(), grid), grid
+    )
 
 
 def _padding(run: Runner, shortest: int) -> Runner:

@@ -15,6 +15,7 @@ from espnet_hjprune.model.upstream_options import UpstreamOptions
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.nn.fusion import check_compiler
+from espnet_hjprune.nn.windows import Windows
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.upstream import ReadOptions, read_upstream
@@ -150,7 +151,11 @@ class SpeechUpstream(nn.Module):
         return self.encoder.output_size
 
     def forward(
-        self, wave: torch.Tensor, lengths: torch.Tensor, batch_invariant: bool = False
+        self,
+        wave: torch.Tensor,
+        lengths: torch.Tensor,
+        batch_invariant: bool = False,
+        windows: Windows | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode a padded batch.
 
@@ -159,6 +164,7 @@ class SpeechUpstream(nn.Module):
                 an utterance.
             lengths: ``(batch,)`` samples.
             batch_invariant: give each utterance the features that it has alone in its batch.
+            windows: within which the Transformer attends; ``None`` for the whole.
 
         Returns:
             Features ``(batch, time, width)`` and valid frames ``(batch,)``.
@@ -174,7 +180,7 @@ class SpeechUpstream(nn.Module):
             )
         gates = self.pruner() if self.pruner is not None else None
         all_states = self.layer != -1 or self.layer_weights is not None
-        states, frames = self.encoder(wave, lengths, gates, all_states, batch_invariant)
+        states, frames = self.encoder(wave, lengths, gates, all_states, batch_invariant, windows)
         if self.layer_weights is not None:
             shares = self.layer_weights.softmax(0)
             features = torch.einsum("l,lbtd->btd", shares, torch.stack(states))

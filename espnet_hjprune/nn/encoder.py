@@ -16,6 +16,7 @@ from espnet_hjprune.nn.masking import sample_spans
 from espnet_hjprune.nn.norms import FeatureNorm, normalise_utterances
 from espnet_hjprune.nn.positional_embedding import PositionalConvEmbedding
 from espnet_hjprune.nn.transformer import Transformer
+from espnet_hjprune.nn.windows import Windows
 
 
 class SpeechEncoder(nn.Module):
@@ -114,6 +115,7 @@ class SpeechEncoder(nn.Module):
         gates: GateValues | None = None,
         all_states: bool = False,
         batch_invariant: bool = False,
+        windows: Windows | None = None,
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Encode a padded batch.
 
@@ -125,6 +127,8 @@ class SpeechEncoder(nn.Module):
                 ``config.first_state`` says.
             batch_invariant: give each utterance the states that it has without padding. As in
                 s3prl, they otherwise depend on the batch, through the GroupNorm of the first layer.
+            windows: within which the Transformer attends, as its memory and time grow with the
+                square of the length; ``None`` for the whole. All before it reads the whole.
 
         Returns:
             The states, each ``(batch, time, output_size)``, the last being the output, and the
@@ -149,12 +153,42 @@ class SpeechEncoder(nn.Module):
         padding = ~inside.unsqueeze(-1)
         x = x.masked_fill(padding, 0.0)
         positions = self.positional_embedding(x, gates.hidden, padding if batch_invariant else None)
-        states = self.transformer(x + positions, inside[:, None, None], gates)
-        if self.config.first_state == "projected":
+        mask = inside[:, None, None]
+        if windows is not None and frames > windows.size:
+            states = self.in_windows(x + positions, mask, gates, windows, all_states)
+        else:
+            states = self.transformer(x + positions, mask, gates)
+        if self.config.first_state == "projected" and len(states) > len(self.transformer.layers):
             states[0] = x
         if not all_states:
             states = states[-1:]
         return [self.present(state, gates) for state in states], frame_lengths
+
+    def in_windows(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor,
+        gates: GateValues,
+        windows: Windows,
+        all_states: bool,
+    ) -> list[torch.Tensor]:
+        """States of the Transformer, window by window, without those that nobody asks for.
+
+        Utterances of the batch that fit into the first window have all of it from there.
+        """
+        is_long = mask.sum(-1) > windows.size
+        found: list[torch.Tensor] = []
+        for window in windows.cover(x.shape[1]):
+            read, kept = slice(window.start, window.stop), slice(window.begin, window.end)
+            states = self.transformer(x[:, read], mask[..., read], gates)
+            states = states if all_states else states[-1:]
+            if not found:
+                missing = x.shape[1] - window.stop
+                found = [F.pad(state, (0, 0, 0, missing)) for state in states]
+                continue
+            for whole, state in zip(found, states, strict=True):
+                whole[:, kept] = torch.where(is_long, state[:, window.kept], whole[:, kept])
+        return found
 
     def mask_features(
         self, x: torch.Tensor, lengths: torch.Tensor, gates: GateValues

@@ -20,6 +20,9 @@ from espnet_hjprune.precision import widest
 # differences below some percent mean nothing).
 BLOCK_LAYERS = 3
 BLOCK_FRAMES = 1024
+# Of audio with more samples (two minutes) all layers are computed so, as the output of the first
+# ones would take 1.6 MB a second.
+LONG_SAMPLES = 120 * 16000
 # Tensor cores read rows of so many numbers at a time.
 ALIGNMENT = 16
 
@@ -157,7 +160,9 @@ class FeatureExtractor(nn.Module):
         done = 0
         x = wave.unsqueeze(1).to(self.conv_layers()[0].conv.weight.dtype)
         if runs_in_blocks(wave) and x.dtype == wave.dtype:
-            done = min(BLOCK_LAYERS, len(self.layers))
+            done = len(self.layers)
+            if wave.shape[1] <= LONG_SAMPLES:
+                done = min(BLOCK_LAYERS, done)
             x = self.in_blocks(wave, gates, done, lengths)
         elif lengths is not None and self.norms_over_time:
             done = 1
@@ -269,7 +274,10 @@ class FeatureExtractor(nn.Module):
         for layer in layers:
             frames.append((frames[-1] - layer.kernel) // layer.stride + 1)
         result = wave.new_empty(len(wave), layers[-1].conv.out_channels, frames[-1])
-        step = max(1, BLOCK_FRAMES // frames[-1])
+        size = BLOCK_FRAMES
+        for layer in layers[BLOCK_LAYERS:]:
+            size = max(1, size // layer.stride)
+        step = max(1, size // frames[-1])
         for row in range(0, len(wave), step):
             part = slice(row, row + step)
             samples, filters = wave[part], None
@@ -277,8 +285,8 @@ class FeatureExtractor(nn.Module):
                 valid = lengths[part] if lengths is not None else None
                 samples = without_offset(samples, valid)
                 filters = layers[0].normalised_filters(samples, valid)
-            for begin in range(0, frames[-1], BLOCK_FRAMES):
-                end = min(begin + BLOCK_FRAMES, frames[-1])
+            for begin in range(0, frames[-1], size):
+                end = min(begin + size, frames[-1])
                 start, stop = begin, end
                 for layer in reversed(layers):
                     start, stop = start * layer.stride, (stop - 1) * layer.stride + layer.kernel
