@@ -24,6 +24,7 @@ from espnet_hjprune.data.lines import read_lines
 from espnet_hjprune.data.speed import perturb_speed
 from espnet_hjprune.data.transcripts import plain_text
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.inference.audio import count_samples, read_samples
 from espnet_hjprune.scoring.sclite import score_files, scoring_tokenizer
 
 RATE = 16000
@@ -371,6 +372,16 @@ def test_commands_that_fail_are_named(
     assert list(formatted(data)) == ["a", "c"]
     message = next(m for m in caplog.messages if m.startswith("utterance b is left out: the "))
     assert command in message and reason in message and "\n" not in message
+
+
+def test_decoding_runs_commands_and_takes_empty_files(data: Path):
+    root = data.parent.parent
+    soundfile.write(root / "b.wav", SECOND[:0], RATE)
+    table = {"a": f"sox {root}/a.wav -t flac - |", "b": f"{root}/b.wav", "c": f"{root}/c.wav"}
+    assert count_samples(table, data, is_ark=False) == {"a": RATE, "b": 0, "c": RATE}
+    for utt_id, location in table.items():
+        wave = read_samples(location, is_ark=False)
+        np.testing.assert_allclose(wave, SECOND[: 0 if utt_id == "b" else RATE], atol=1.1 / 2**15)
 
 
 def test_a_recording_of_many_segments_is_made_once(data: Path):

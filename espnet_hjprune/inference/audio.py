@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
-import soundfile
 import torch
 
 from espnet_hjprune.constants import SAMPLE_RATE
-from espnet_hjprune.data.audio import read_mono
+from espnet_hjprune.data.audio import EmptyAudioError, probe, read_mono
 from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.errors import HJPruneError
 
@@ -88,10 +87,11 @@ def count_samples(wav_scp: Mapping[str, str], data_dir: Path, is_ark: bool) -> d
             counts[name] = len(read_samples(location, is_ark))
         else:
             try:
-                info = soundfile.info(location)
-            except (soundfile.LibsndfileError, OSError) as error:
-                raise HJPruneError(f"audio file {location} is unreadable ({error})") from None
-            counts[name] = info.frames * SAMPLE_RATE // info.samplerate
+                info = probe(location)
+            except EmptyAudioError:
+                counts[name] = 0
+                continue
+            counts[name] = info.frames * SAMPLE_RATE // info.rate
     return counts
 
 
