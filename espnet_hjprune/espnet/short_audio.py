@@ -45,4 +45,4 @@ def keep_short_audio(model: torch.nn.Module) -> None:
     """Let a model that is trained or teaches pad such audio to one frame, in validation too."""
     for module in model.modules():
         if hasattr(module, "refuses_short_audio"):
-            module.refuses_short_audio = False
+            module.refuses_short_audio = False  # type: ignore[assignment]
