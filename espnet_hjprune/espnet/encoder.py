@@ -56,8 +56,8 @@ class HJPruneEncoder(AbsEncoder):
             compile=compile,
         )
         self.core = SpeechUpstream(options)
-        # Whether a training has the model, which goes on over audio without a frame.
-        self.is_trained = False
+        # Trainings go on over audio without a frame, see keep_short_audio.
+        self.refuses_short_audio = True
 
     def output_size(self) -> int:
         """Width of the features."""
@@ -84,7 +84,7 @@ class HJPruneEncoder(AbsEncoder):
             raise HJPruneError(
                 "this task gives its encoder no lengths; use hj_prune as its frontend instead"
             )
-        if not (self.training or self.is_trained):
+        if self.refuses_short_audio and not self.training:
             refuse_short_audio(self.core.config, ilens)
         features, frames = self.core(xs_pad, ilens)
         return features, frames, None

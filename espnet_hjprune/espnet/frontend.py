@@ -59,8 +59,8 @@ class HJPruneFrontend(AbsFrontend):
         # ESPnet turns autocast off around the frontends of most tasks; a training with mixed
         # precision says here in which type the upstream runs all the same.
         self.amp_dtype: torch.dtype | None = None
-        # Whether a training has the model, which goes on over audio without a frame.
-        self.is_trained = False
+        # Trainings go on over audio without a frame, see keep_short_audio.
+        self.refuses_short_audio = True
         self._register_load_state_dict_pre_hook(self._accept_stock_weights)
 
     def _accept_stock_weights(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -85,7 +85,7 @@ class HJPruneFrontend(AbsFrontend):
         Raises:
             ShortAudioError: in decoding, the utterance is too short for a frame.
         """
-        if not (self.training or self.is_trained):
+        if self.refuses_short_audio and not self.training:
             refuse_short_audio(self.core.config, input_lengths)
         device = input.device.type
         if self.amp_dtype is None or torch.is_autocast_enabled(device):

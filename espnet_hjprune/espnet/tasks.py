@@ -27,6 +27,7 @@ from espnet_hjprune.espnet.encoder import HJPruneEncoder
 from espnet_hjprune.espnet.frontend import HJPruneFrontend
 from espnet_hjprune.espnet.losses import add_constraint, find_pruners, find_upstreams
 from espnet_hjprune.espnet.precision import scale_gradients_in_float16, use_mixed_precision
+from espnet_hjprune.espnet.short_audio import keep_short_audio
 from espnet_hjprune.espnet.teacher import add_teacher
 from espnet_hjprune.espnet.training_options import check_options, convert_numbers
 from espnet_hjprune.model.alignment import measuring_on
@@ -95,9 +96,7 @@ def after_build_optimizers(
             checkpoint's CTC layer does not fit.
     """
     add_constraint(model)
-    for module in model.modules():
-        if isinstance(module, HJPruneFrontend | HJPruneEncoder):
-            module.is_trained = True
+    keep_short_audio(model)
     use_mixed_precision(vars(args), model)
     scale_gradients_in_float16(vars(args), model)
     for pruner in find_pruners(model):

@@ -22,6 +22,7 @@ from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.losses import FurtherLoss, find_upstreams
 from espnet_hjprune.espnet.precision import use_mixed_precision
+from espnet_hjprune.espnet.short_audio import keep_short_audio
 from espnet_hjprune.espnet.training_options import uses_threads
 from espnet_hjprune.model.distillation import logits_loss
 from espnet_hjprune.model.distillation_config import DistillationConfig
@@ -136,6 +137,7 @@ def load_teacher(task: Any, file: str, token_list: Any = None) -> AbsESPnetModel
                 setattr(module, name, None)
         if isinstance(module, CTC):
             module.dropout_rate = 0.0
+    keep_short_audio(teacher)
     return teacher.eval().requires_grad_(False)
 
 
