@@ -120,7 +120,7 @@ def test_incomplete_copies_are_named(tmp_path):
     (release / "stm" / "Ann_2009.stm").write_bytes(
         "Ann 1 Ann 0 1 <o,f0,male> Andr\xe9\n".encode("latin1")
     )
-    with pytest.raises(HJPruneError, match=r"Ann_2009\.stm is no text in UTF-8"):
+    with pytest.raises(HJPruneError, match=r"Ann_2009\.stm:\d+ is no UTF-8 text"):
         prepare(tmp_path, tmp_path / "data")
 
 
