@@ -176,7 +176,7 @@ def test_the_saved_configuration_has_the_number(form, tmp_path, monkeypatch):
     compact_command.main(
         [
             "--train_config", f"{tmp_path}/config.yaml", "--model_file", f"{tmp_path}/model.pth",
-            "--output_dir", f"{tmp_path}/compact",
+            "--output_dir", f"{tmp_path}/compact", "--allow_off_target", "true",
         ]
     )  # fmt: skip
     compact = hj.load(tmp_path / "compact").config

@@ -364,7 +364,7 @@ def test_the_example_for_espnetez(tmp_path: Path) -> None:
     call(
         tmp_path, sys.executable, ROOT / "egs2/TEMPLATE/espnetez_prune.py",
         "--train_dump", "data", "--valid_dump", "data", "--prune_config", "prune.yaml",
-        "--finetune_config", "finetune.yaml", "--exp", "exp",
+        "--finetune_config", "finetune.yaml", "--exp", "exp", "--allow_off_target", "true",
     )  # fmt: skip
     summary = json.loads((tmp_path / "exp/compact/summary.json").read_text())
     assert summary["actual"]["macs"] <= 0.6 * summary["dense"]["macs"]

@@ -409,12 +409,21 @@ def test_saved_configuration_builds_without_the_checkpoint(asr, checkpoint):
         (["model.pth:::ctc"], False),
     ],
 )
-def test_training_from_random_weights_is_refused(asr, checkpoint, tmp_path, init_param, refused):
+def test_training_from_random_weights_is_refused(
+    asr, checkpoint, tmp_path, monkeypatch, init_param, refused
+):
+    monkeypatch.chdir(tmp_path)
     config = options(checkpoint)
     filled = Namespace(**copy.deepcopy(config))
     model = asr.ASRTask.build_model(filled)
     saved = vars(filled) | {"init_param": init_param, "output_dir": str(tmp_path)}
     model = build_model(asr, saved)
+    if init_param:
+        with pytest.raises(
+            HJPruneError, match=r"does not exist|random weights"
+        ):
+            check_options(saved, model)
+    torch.save(model.state_dict(), "model.pth")
     if not refused:
         check_options(saved, model)
         return

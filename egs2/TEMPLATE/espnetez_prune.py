@@ -27,6 +27,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--init_param", nargs="*", default=[], help="model to start from")
     parser.add_argument("--exp", required=True, help="directory to write into")
     parser.add_argument(
+        "--allow_off_target",
+        choices=("true", "false"),
+        default="false",
+        help="compact also if the gates are far from the target",
+    )
+    parser.add_argument(
         "--ngpu", type=int, default=0, choices=(0, 1), help="espnetez cannot spawn for several"
     )
     return parser
@@ -60,7 +66,7 @@ def main() -> None:
     command = ["--task", args.task, "--train_config", str(exp / "prune" / "config.yaml")]
     command += ["--model_file", str(exp / "prune" / "latest.pth")]
     command += ["--output_dir", str(exp / "compact"), "--finetune_config", args.finetune_config]
-    compact.main(command)
+    compact.main([*command, "--allow_off_target", args.allow_off_target])
     weights = str(exp / "compact" / "model.pth")
     train(args, exp / "compact" / "finetune.yaml", exp / "final", [weights])
 

@@ -160,6 +160,8 @@ def _check_init_param(options: Mapping[str, Any]) -> None:
     """ESPnet executes what these files hold, and sorts out names before the model sees them."""
     for entry in options.get("init_param") or []:
         file, source, _, excluded = (entry.split(":") + [""] * 3)[:4]
+        if not Path(file).is_file():
+            raise HJPruneError(f"{file} of init_param does not exist; give another file")
         try:
             state = read_checkpoint(file, SAVE_WEIGHTS, mmap=True)
         except HJPruneError:
