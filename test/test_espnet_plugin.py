@@ -419,9 +419,7 @@ def test_training_from_random_weights_is_refused(
     saved = vars(filled) | {"init_param": init_param, "output_dir": str(tmp_path)}
     model = build_model(asr, saved)
     if init_param:
-        with pytest.raises(
-            HJPruneError, match=r"does not exist|random weights"
-        ):
+        with pytest.raises(HJPruneError, match=r"does not exist|random weights"):
             check_options(saved, model)
     torch.save(model.state_dict(), "model.pth")
     if not refused:
