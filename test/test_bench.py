@@ -343,8 +343,7 @@ def bench_without_s3prl(how: str, command: str, directory: Path, *options: str):
     )
 
 
-@pytest.mark.parametrize("how", BROKEN)
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("how", "training"), zip(BROKEN, [False, True], strict=True))
 def test_without_s3prl_the_others_are_measured(how, training, tmp_path):
     options = ["--seconds", "0.5", "--repeats", "1", "--targets", "--json", "-"]
     options += ["--training"] if training else []
@@ -357,7 +356,6 @@ def test_without_s3prl_the_others_are_measured(how, training, tmp_path):
     assert "s3prl is left out of the comparison, as it cannot be imported: " in warning
 
 
-@pytest.mark.parametrize("how", BROKEN)
 @pytest.mark.parametrize(
     ("command", "options", "message"),
     [
@@ -367,8 +365,8 @@ def test_without_s3prl_the_others_are_measured(how, training, tmp_path):
         ("gpu_figures", ["--device", "cpu", "--peers", "s3prl"], "--peers has s3prl, which canno"),
     ],
 )
-def test_s3prl_that_is_asked_for_is_refused_at_once(how, command, options, message, tmp_path):
-    done = bench_without_s3prl(how, command, tmp_path, *options)
+def test_s3prl_that_is_asked_for_is_refused_at_once(command, options, message, tmp_path):
+    done = bench_without_s3prl("broken", command, tmp_path, *options)
     assert done.returncode == 1 and not done.stdout
     *before, sentence = done.stderr.splitlines()
     assert sentence.startswith(f"error: {message}")
