@@ -25,6 +25,7 @@ from espnet_hjprune.data.datadir import Utterance, write_data_dir
 from espnet_hjprune.data.lines import read_lines
 from espnet_hjprune.data.transcripts import plain_text
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.listing import named
 
 AUDIO_RECORD = "https://zenodo.org/api/records/4274930"
 ANNOTATION_COMMIT = "8eb16545762be97ace75334109d73824217311f1"
@@ -38,8 +39,6 @@ SETS = {"train": ("train", SYNTHETIC), "devel": ("devel",), "test": ("test",)}
 PUBLISHED = {"train": 50627, SYNTHETIC: 69253, "devel": 8690, "test": 13078}
 SYNTHETIC_SPEAKER = "synthetic"
 UNKNOWN_SPEAKER = "unknown"
-# Files that a message names, of all that it is about.
-NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def _present(
     if missing:
         counted = (
             f"{len(missing)} of the {len(recordings)} recordings in "
-            f"{annotation_path(corpus, part)} are not in {directory}: {_named(missing)}"
+            f"{annotation_path(corpus, part)} are not in {directory}: {named(missing)}"
         )
         if len(missing) > max_missing * len(recordings):
             raise HJPruneError(
@@ -164,14 +163,10 @@ def _not_taken(
             "%d recordings in %s are listed a second time and left out there: %s",
             len(twice),
             path,
-            _named(twice),
+            named(twice),
         )
     taken.update(fresh)
     return list(fresh.values())
-
-
-def _named(files: Sequence[str]) -> str:
-    return ", ".join(files[:NAMED]) + (", ..." if len(files) > NAMED else "")
 
 
 def _utterances(

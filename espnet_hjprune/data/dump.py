@@ -64,7 +64,7 @@ class FormattedAudio:
         samples: its length at the new rate.
         skipped: why its audio cannot be used; empty when it can.
         too_short_or_long: left out because of its length.
-        is_empty: it has no samples.
+        is_empty: it has no samples, and counts all the same.
         resampled: it had another rate.
         mixed: it had several channels, of which the first was taken.
         peak: the largest absolute value, if that is more than a file with integers can hold.
@@ -99,10 +99,12 @@ def _convert(
             return FormattedAudio(source.path, info.frames)
         samples = audio.read_mono(source.path, form.rate, source.start, source.end)
     except audio.AudioError as error:
-        is_empty = isinstance(error, audio.EmptyAudioError)
-        return FormattedAudio(skipped=str(error), is_empty=is_empty)
+        if form.is_scored and isinstance(error, audio.EmptyAudioError):
+            return FormattedAudio(is_empty=True)
+        return FormattedAudio(skipped=str(error))
     if not len(samples):
-        return FormattedAudio(skipped="it is shorter than a sample", is_empty=True)
+        skipped = "" if form.is_scored else "it is shorter than a sample"
+        return FormattedAudio(skipped=skipped, is_empty=form.is_scored)
     directory.mkdir(parents=True, exist_ok=True)
     if form.is_ark:
         import kaldiio
@@ -143,10 +145,8 @@ def _convert_chunk(
 
 def _report(source: Path, results: dict[str, FormattedAudio], form: AudioFormat) -> None:
     """Say what was changed and what was left out."""
-    empty = [utt_id for utt_id, r in results.items() if form.is_scored and r.is_empty]
-    skipped = {
-        utt_id: r.skipped for utt_id, r in results.items() if r.skipped and utt_id not in empty
-    }
+    empty = [utt_id for utt_id, result in results.items() if result.is_empty]
+    skipped = {utt_id: result.skipped for utt_id, result in results.items() if result.skipped}
     for utt_id, reason in skipped.items():
         logging.warning("utterance %s is left out: %s", utt_id, reason)
     loud = {utt_id: result.peak for utt_id, result in results.items() if result.peak}
@@ -227,7 +227,7 @@ def format_data(source: Path, output: Path, form: AudioFormat, nj: int = 4) -> i
         write_table(
             directory / "utt2num_samples", {utt_id: r.samples for utt_id, r in usable.items()}
         )
-        kept = [u for u, r in results.items() if r.location or (form.is_scored and r.is_empty)]
+        kept = [u for u, r in results.items() if r.location or r.is_empty]
         write_table(directory / "text", {utt_id: text[utt_id] for utt_id in kept})
         kept_speakers = {utt_id: utt2spk[utt_id] for utt_id in kept}
         write_table(directory / "utt2spk", kept_speakers)

@@ -15,10 +15,8 @@ from espnet_hjprune.data import audio
 from espnet_hjprune.data.datadir import read_table, write_table
 from espnet_hjprune.data.tokens import build_tokenizer, check_meaning, read_token_list
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.listing import named
 from espnet_hjprune.progress import progress_bar
-
-# Utterances that a message names.
-_NAMED = 5
 
 
 def write_shapes(
@@ -89,7 +87,7 @@ def _count_unalignable(
             data_dir,
             len(long),
             len(tokens),
-            ", ".join(long[:_NAMED]) + (", ..." if len(long) > _NAMED else ""),
+            named(long),
         )
 
 

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from espnet_hjprune.listing import named
+
 # Zero width: a space between words, and what joins them (U+FEFF is a byte-order mark elsewhere).
 _ZERO_WIDTH_SPACE = "\u200b"
 _JOINERS = ("\u2060", "\ufeff")
-# Characters that a message names.
-_NAMED = 5
 
 
 def _replacement(character: str) -> str:
@@ -63,8 +63,6 @@ def plain_transcripts(transcripts: Mapping[str, str], source: str | Path) -> dic
             len(changed),
             len(plain),
             changed[0],
-            ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-            if names
-            else "several spaces",
+            named(names) if names else "several spaces",
         )
     return plain
