@@ -1,6 +1,7 @@
 """The constraint: its clock, its multipliers and where it settles."""
 
 import copy
+import logging
 import pickle
 
 import numpy as np
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from models import small_config
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.espnet.scheduler import LinearWarmupDecay, summed_gate_rate
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.optimizer import GRADIENT_SCALE, attach
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.pruning.schedule import TargetSchedule
+from espnet_hjprune.pruning.travel import check_travel, largest_step
 from espnet_hjprune.upstream import architecture
 
 
@@ -135,6 +138,48 @@ def test_lambdas_start_at_zero_and_push_towards_the_target():
     optimizer.step()
     # Not sparse enough: lambda1 falls, which rewards sparsity; lambda2 grows.
     assert pruner.constraint.lambda1.item() < 0 < pruner.constraint.lambda2.item()
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_gates_travel_as_far_as_is_said(schedule):
+    """Adam itself, with a gradient that always closes, against the sum of the learning rates."""
+    steps, warmup = 120, 20
+    pruner, optimizer = make(target_sparsity=0.4, gate_lr=0.1)
+    scheduler = LinearWarmupDecay(optimizer, warmup, steps, schedule)
+    distance = summed_gate_rate(0.1, warmup, steps, schedule)
+    predicted = pruner.expected_sparsity(distance).item()
+    for _ in range(steps):
+        pruner.gates.log_alpha.grad = torch.ones_like(pruner.gates.log_alpha)
+        optimizer.step()
+        scheduler.step()
+    assert pruner.expected_sparsity().item() == pytest.approx(predicted, abs=1e-4)
+
+
+def test_targets_beyond_the_gates_reach_are_refused(caplog):
+    pruner, _ = make(target_sparsity=0.4, initial_keep=0.9999)
+    with caplog.at_level(logging.INFO):
+        check_travel(pruner, 20.0)
+    assert "goes down by at most some 20.0" in caplog.text and "beyond" not in caplog.text
+    # Farther than Adam goes with an even gradient, not than it can go.
+    check_travel(pruner, 5.0)
+    assert "0.4 is beyond that; train for more epochs" in caplog.text
+    with pytest.raises(HJPruneError, match=r"raise pruning.gate_lr 0.02 or lower"):
+        check_travel(pruner, 1.0)
+    separate, _ = make(criterion="sepsize", target_sparsity={"cnn": 0.9, "transformer": 0.1})
+    with pytest.raises(HJPruneError, match=r"target_sparsity.cnn 0.9 is beyond"):
+        check_travel(separate, 2.2)
+
+
+def test_adam_moves_no_parameter_farther_than_its_largest_step():
+    parameter = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = torch.optim.Adam([parameter], lr=1.0, eps=1e-15)
+    most = 0.0
+    for step in range(5000):
+        before = parameter.item()
+        parameter.grad = torch.full_like(parameter, 1.0 if step == 4999 else 1e-12)
+        optimizer.step()
+        most = max(most, abs(parameter.item() - before))
+    assert 3 < most <= largest_step((0.9, 0.999)) * 1.01
 
 
 def test_gradients_are_of_the_augmented_lagrangian():

@@ -2,7 +2,9 @@
 
 import argparse
 import copy
+import logging
 import pickle
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -25,6 +27,7 @@ from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet import precision
 from espnet_hjprune.espnet.frontend import HJPruneFrontend
+from espnet_hjprune.espnet.initial_loss import report_initial_loss
 from espnet_hjprune.espnet.losses import find_upstreams
 from espnet_hjprune.espnet.tasks import after_build_optimizers
 from espnet_hjprune.espnet.training_options import check_options
@@ -726,13 +729,51 @@ def test_a_frontend_runs_in_the_mixed_precision_of_its_training(asr, checkpoint)
     assert cosine > 0.95
 
 
-def test_only_gpus_change_the_precision(asr, checkpoint):
+def test_devices_with_matrix_units_change_the_precision(asr, checkpoint, monkeypatch):
     model = build_model(asr, options(checkpoint))
-    for training in ({"use_amp": True, "ngpu": 0}, {"use_amp": False, "ngpu": 1}):
-        precision.use_mixed_precision(training, model)
+    for amx, expected in ((True, torch.bfloat16), (False, None)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        precision.use_mixed_precision({"use_amp": True, "ngpu": 0}, model)
+        assert model.frontend.amp_dtype is expected
+        precision.use_mixed_precision({"use_amp": False, "ngpu": 1}, model)
         assert model.frontend.amp_dtype is None
     precision.use_mixed_precision({"use_amp": True, "ngpu": 1}, model)
     assert model.frontend.amp_dtype in (torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize(("keep", "harms"), [(None, False), (0.9, True)])
+def test_the_log_says_what_the_gates_do_to_the_first_loss(asr, checkpoint, caplog, keep, harms):
+    config = options(checkpoint)
+    if keep is not None:
+        config["frontend_conf"]["pruning"]["initial_keep"] = keep
+    model = training_model(asr, config)
+    model.frontend.refuses_short_audio = False
+    ungated = copy.deepcopy(model).eval()
+    ungated.frontend.core.pruner = None
+    wave, lengths = padded_batch([8000, 6000])
+    batch = {
+        "speech": wave,
+        "speech_lengths": lengths,
+        "text": torch.tensor([[3, 4, 5], [3, 4, -1]]),
+        "text_lengths": torch.tensor([3, 2]),
+    }
+    expected = ungated.forward(**batch)[0].item()
+    report_initial_loss(model)
+    before = torch.get_rng_state()
+    with caplog.at_level(logging.INFO):
+        model(**batch)
+        after = torch.get_rng_state()
+        model(**batch)
+    lines = [r for r in caplog.records if r.message.startswith("Loss of the first batch")]
+    assert len(lines) == 1 and model.training and model.frontend.core.pruner.training
+    figure, drawn = re.findall(r": ([\d.]+) without gates, ([\d.]+) ", lines[0].message)[0]
+    assert float(figure) == pytest.approx(expected, rel=1e-3)
+    assert (abs(float(drawn) / expected - 1) > 0.05) == harms
+    assert ("raise pruning.initial_keep" in lines[0].message) == harms
+    # The random numbers of the training are not used up.
+    torch.set_rng_state(before)
+    model(**batch)
+    assert torch.equal(torch.get_rng_state(), after)
 
 
 @pytest.mark.parametrize(("compiles", "dry"), [(True, False), (True, True), (False, False)])

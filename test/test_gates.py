@@ -10,8 +10,9 @@ from models import attached, random_pruner, small_config
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.pruning import hard_concrete
-from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.config import INITIAL_KEEP, PruningConfig
 from espnet_hjprune.pruning.gates import GateSet
+from espnet_hjprune.pruning.optimizer import attach
 
 BETA, STRETCH = 2 / 3, (-0.1, 1.1)
 
@@ -59,6 +60,28 @@ def test_gates_start_near_dense():
     assert gates.keep_probability().mean().item() == pytest.approx(0.97, abs=0.002)
 
 
+def test_kinds_of_units_start_with_their_own_probability():
+    chosen = {"head": 0.8, "conv": "0.95"}
+    gates = GateSet(small_config(), PruningConfig.from_dict({"initial_keep": chosen}))
+    keep = gates.keep_probability()
+    expected = INITIAL_KEEP | {"head": 0.8, "conv": 0.95}
+    for group in gates.groups:
+        assert keep[group.slice].mean().item() == pytest.approx(expected[group.unit], rel=0.004)
+
+
+def test_log_alpha_is_held_within_its_limit():
+    pruner = random_pruner(small_config(), initial_keep=0.9, log_alpha_limit=1.5).train()
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
+    attach(pruner, optimizer)
+    with torch.no_grad():
+        pruner.gates.log_alpha.copy_(torch.linspace(-9, 9, pruner.gates.log_alpha.numel()))
+    pruner.regularise()[0].backward()
+    optimizer.step()
+    assert pruner.gates.log_alpha.min() == -1.5 and pruner.gates.log_alpha.max() == 1.5
+    with pytest.raises(HJPruneError, match=r"gates of conv .* start at 2.29; raise it, or lower"):
+        GateSet(small_config(), PruningConfig(initial_keep=0.98, log_alpha_limit=2.0))
+
+
 def test_evaluation_gates_follow_log_alpha():
     pruner = random_pruner(small_config(), target_sparsity=0.5)
     before = pruner()
@@ -99,7 +122,11 @@ def test_training_gates_are_random_and_evaluation_gates_are_not():
         ({"earlier_targets": [0.5]}, "target_sparsity is 0.4, below the 0.5 before it"),
         ({"earlier_targets": [{"cnn": 0.1}]}, r"earlier_targets\[0\] is one number"),
         ({"earlier_targets": ["x"]}, r"earlier_targets\[0\] is x"),
-        ({"initial_keep": 1.0}, "initial_keep"),
+        ({"initial_keep": 1.0}, "initial_keep is 1.0"),
+        ({"initial_keep": {"conv": 0.0}}, r"initial_keep.conv is 0.0"),
+        ({"initial_keep": {"heads": 0.9}}, "initial_keep has no heads"),
+        ({"initial_keep": "much"}, "initial_keep is 'much', which is no number"),
+        ({"log_alpha_limit": -1}, "log_alpha_limit"),
         ({"stretch": [0.0, 1.0]}, "stretch"),
         ({"stretch": 0.1}, "stretch is 0.1"),
         ({"round_to": 0}, "round_to"),

@@ -13,6 +13,23 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.pruning.optimizer import GATES, MULTIPLIERS
 
 
+def warmup_decay(step: int, warmup_steps: int, total_steps: int) -> float:
+    """Share of the base learning rate in optimiser step ``step``, counted from 0."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    rest = max(total_steps - warmup_steps, 1)
+    return max(0.0, (total_steps - step) / rest)
+
+
+def summed_gate_rate(
+    gate_lr: float, warmup_steps: int, total_steps: int, pruning_schedule: str
+) -> float:
+    """Sum of the gates' learning rates over a whole training with :class:`LinearWarmupDecay`."""
+    if pruning_schedule == "constant":
+        return gate_lr * total_steps
+    return gate_lr * sum(warmup_decay(n, warmup_steps, total_steps) for n in range(total_steps))
+
+
 class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
     """Rise linearly for ``warmup_steps``, then fall linearly to 0 at ``total_steps``.
 
@@ -50,10 +67,7 @@ class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
 
     def factor(self, step: int) -> float:
         """Share of the base learning rate in optimiser step ``step``, counted from 0."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        rest = max(self.total_steps - self.warmup_steps, 1)
-        return max(0.0, (self.total_steps - step) / rest)
+        return warmup_decay(step, self.warmup_steps, self.total_steps)
 
     def get_lr(self) -> list[float]:
         """Learning rates of all parameter groups."""

@@ -25,11 +25,16 @@ from espnet2.train.class_choices import ClassChoices
 from espnet_hjprune.espnet.ctc_head import init_ctc
 from espnet_hjprune.espnet.encoder import HJPruneEncoder
 from espnet_hjprune.espnet.frontend import HJPruneFrontend
+from espnet_hjprune.espnet.initial_loss import report_initial_loss
 from espnet_hjprune.espnet.losses import add_constraint, find_pruners, find_upstreams
 from espnet_hjprune.espnet.precision import scale_gradients_in_float16, use_mixed_precision
 from espnet_hjprune.espnet.short_audio import keep_short_audio
 from espnet_hjprune.espnet.teacher import add_teacher
-from espnet_hjprune.espnet.training_options import check_options, convert_numbers
+from espnet_hjprune.espnet.training_options import (
+    check_gate_travel,
+    check_options,
+    convert_numbers,
+)
 from espnet_hjprune.model.alignment import measuring_on
 from espnet_hjprune.model.espnet_config import (
     NAME,
@@ -104,6 +109,9 @@ def after_build_optimizers(
     nothing_trains = getattr(args, "collect_stats", False) or getattr(args, "dry_run", False)
     if nothing_trains:
         return
+    for pruner in find_pruners(model):
+        check_gate_travel(vars(args), pruner)
+    report_initial_loss(model)
     init_ctc(vars(args), model)
     add_teacher(task, vars(args), model)
     for upstream in find_upstreams(model).values():

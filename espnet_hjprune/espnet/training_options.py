@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from espnet_hjprune.config_file import with_numbers
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.encoder import HJPruneEncoder
 from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
+from espnet_hjprune.espnet.scheduler import LinearWarmupDecay, summed_gate_rate
+from espnet_hjprune.model.espnet_config import SCHEDULER
 from espnet_hjprune.model.loading import SAVE_WEIGHTS
 from espnet_hjprune.model.stock_weights import STOCK
+from espnet_hjprune.pruning.pruner import Pruner
+from espnet_hjprune.pruning.travel import check_travel
 
 # Options of optimisers and learning rate schedulers; some tasks have two of them.
 OPTIMISATION = re.compile(r"(optim|scheduler)\d*_conf")
@@ -70,6 +75,25 @@ def convert_numbers(options: dict[str, Any]) -> None:
     for name in options:
         if OPTIMISATION.fullmatch(name):
             options[name] = with_numbers(options[name])
+
+
+def check_gate_travel(options: Mapping[str, Any], pruner: Pruner) -> None:
+    """Check that the gates can reach their target in a training, where its length is known.
+
+    That is where the scheduler is ``linear_warmup_decay``, which the recipes use.
+
+    Raises:
+        HJPruneError: they cannot.
+    """
+    if options.get("scheduler") != SCHEDULER:
+        return
+    conf = {name: p.default for name, p in signature(LinearWarmupDecay).parameters.items()}
+    conf |= options.get("scheduler_conf") or {}
+    distance = summed_gate_rate(
+        pruner.options.gate_lr, conf["warmup_steps"], conf["total_steps"], conf["pruning_schedule"]
+    )
+    betas = (options.get("optim_conf") or {}).get("betas", (0.9, 0.999))
+    check_travel(pruner, distance, tuple(betas))
 
 
 def _check_gated(options: Mapping[str, Any], model: torch.nn.Module) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -108,6 +110,15 @@ class SpeechUpstream(nn.Module):
         self.pruner.to(device)
         logging.info("Gates on %s units", self.pruner.gates.log_alpha.numel())
         return self.pruner
+
+    @contextmanager
+    def without_gates(self) -> Iterator[None]:
+        """Let the encoder run as if it had no gates."""
+        pruner, self.pruner = self.pruner, None
+        try:
+            yield
+        finally:
+            self.pruner = pruner
 
     def compile_encoder(self, **options: Any) -> None:
         """Let ``torch.compile`` make the encoder's parts, which takes minutes at the first step.

@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.options import build_dataclass
+from espnet_hjprune.options import build_dataclass, read_number
 from espnet_hjprune.target import Target, TargetLike
 
 UNITS = ("conv", "head", "ffn", "hidden")
 CRITERIA = ("macs", "size", "sepsize")
 STEPS = ("ramp_steps", "hold_steps", "rise_steps")
+# Probabilities with which the gates do not change what a trained model has learned. Channels and
+# hidden size are in the way of everything: at 0.99 they multiply the loss.
+INITIAL_KEEP = {"conv": 0.9999, "head": 0.99, "ffn": 0.99, "hidden": 0.9999}
 
 
 @dataclass
@@ -32,7 +35,10 @@ class PruningConfig:
         ramp_steps: optimiser steps over which the target rises linearly from 0.
         hold_steps: for which each of the earlier targets is held.
         rise_steps: over which the target rises from one of them to the next.
-        initial_keep: probability that a gate is open at the start.
+        initial_keep: probability that a gate is open at the start, one for all units or a mapping
+            by kind, in which what is not named has that of :data:`INITIAL_KEEP`.
+        log_alpha_limit: ``log_alpha`` is held between this and its negative after every step, as
+            CoFi does at 4.6; 0 for no limit. Closed units then keep a share of the expected cost.
         gate_lr: learning rate of ``log_alpha``.
         lambda_lr: learning rate of the multipliers.
         damping: weight of a fixed quadratic penalty on the distance from the target, beside
@@ -51,7 +57,8 @@ class PruningConfig:
     ramp_steps: int = 2230
     hold_steps: int = 0
     rise_steps: int = 0
-    initial_keep: float = 0.99
+    initial_keep: float | Mapping[str, float] = field(default_factory=dict)
+    log_alpha_limit: float = 0.0
     gate_lr: float = 0.02
     lambda_lr: float = 0.02
     damping: float = 0.0
@@ -71,15 +78,11 @@ class PruningConfig:
             raise HJPruneError(f"pruning.units is empty; choose among {', '.join(UNITS)}")
         self._known([self.criterion], CRITERIA, "criterion")
         self._check_targets()
-        for name in (*STEPS, "gate_lr", "lambda_lr", "damping"):
+        for name in (*STEPS, "gate_lr", "lambda_lr", "damping", "log_alpha_limit"):
             if getattr(self, name) < 0:
                 raise HJPruneError(
                     f"pruning.{name} is {getattr(self, name)}; it cannot be negative"
                 )
-        if not 0 < self.initial_keep < 1:
-            raise HJPruneError(
-                f"pruning.initial_keep is {self.initial_keep}; it must lie between 0 and 1"
-            )
         try:
             low, high = (float(end) for end in self.stretch)
         except (TypeError, ValueError):
@@ -94,10 +97,30 @@ class PruningConfig:
         for name in ("beta", "seconds"):
             if getattr(self, name) <= 0:
                 raise HJPruneError(f"pruning.{name} is {getattr(self, name)}; it must be positive")
+        self._check_initial_keep()
         if self.round_to != "auto" and not (isinstance(self.round_to, int) and self.round_to > 0):
             raise HJPruneError(
                 f"pruning.round_to is {self.round_to!r}; it must be a positive number or auto"
             )
+
+    def _check_initial_keep(self) -> None:
+        given = self.initial_keep
+        if isinstance(given, Mapping):
+            self._known(list(given), UNITS, "initial_keep")
+            shares = {f"pruning.initial_keep.{unit}": share for unit, share in given.items()}
+        else:
+            shares = {"pruning.initial_keep": given}
+        for option, share in shares.items():
+            if not 0 < read_number(share, "float", option) < 1:
+                raise HJPruneError(f"{option} is {share}; it must lie between 0 and 1")
+
+    @property
+    def keep_at_start(self) -> dict[str, float]:
+        """Probability that a gate is open at the start, by kind of unit."""
+        given = self.initial_keep
+        if not isinstance(given, Mapping):
+            return dict.fromkeys(UNITS, float(given))
+        return INITIAL_KEEP | {unit: float(share) for unit, share in given.items()}
 
     def _check_targets(self) -> None:
         if not isinstance(self.earlier_targets, list):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.gate_values import FeatureGate, GateValues
 from espnet_hjprune.precision import widest
@@ -64,6 +65,9 @@ class GateSet(nn.Module):
 
     ``log_alpha`` of shape ``(all gates,)`` is the only parameter; every value is derived from it
     on demand, so that loading or averaging checkpoints leaves nothing stale.
+
+    Raises:
+        HJPruneError: gates would start beyond the limit of ``log_alpha``.
     """
 
     def __init__(self, config: EncoderConfig, options: PruningConfig) -> None:
@@ -88,15 +92,42 @@ class GateSet(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Open every gate with the initial probability."""
-        options = self.options
-        start = hard_concrete.log_alpha_for(options.initial_keep, options.beta, options.stretch)
-        self.log_alpha.normal_(start, INITIAL_SPREAD)
+        """Open every gate with the initial probability of its kind."""
+        for group in self.groups:
+            self.log_alpha[group.slice].normal_(self._start(group.unit), INITIAL_SPREAD)
+        self.limit()
 
-    def keep_probability(self) -> torch.Tensor:
-        """Probability of being open, ``(all gates,)``, in float32."""
+    def _start(self, unit: str) -> float:
+        """``log_alpha`` at which the gates of a kind of unit start."""
         options = self.options
-        return hard_concrete.keep_probability(self.log_alpha.float(), options.beta, options.stretch)
+        keep, limit = options.keep_at_start[unit], options.log_alpha_limit
+        start = hard_concrete.log_alpha_for(keep, options.beta, options.stretch)
+        if limit and abs(start) > limit:
+            raise HJPruneError(
+                f"pruning.log_alpha_limit is {limit}, but gates of {unit} that are open with a "
+                f"probability of {keep} start at {start:.2f}; raise it, or lower "
+                f"pruning.initial_keep.{unit}"
+            )
+        return start
+
+    @torch.no_grad()
+    def limit(self) -> None:
+        """Hold ``log_alpha`` within its limit, if there is one."""
+        limit = self.options.log_alpha_limit
+        if limit:
+            self.log_alpha.clamp_(-limit, limit)
+
+    def keep_probability(self, lower: float = 0.0) -> torch.Tensor:
+        """Probability of being open, ``(all gates,)``, in float32.
+
+        Args:
+            lower: by how much ``log_alpha`` is taken to be lower than it is.
+        """
+        options = self.options
+        log_alpha = self.log_alpha.float() - lower
+        if options.log_alpha_limit:
+            log_alpha = log_alpha.clamp(min=-options.log_alpha_limit)
+        return hard_concrete.keep_probability(log_alpha, options.beta, options.stretch)
 
     def sample(self, generator: torch.Generator | None = None) -> GateValues:
         """Draw all gates for one training step, with noise from ``generator`` or torch's own."""
@@ -132,14 +163,17 @@ class GateSet(nn.Module):
                 gates.hidden = FeatureGate(value, keep[group.slice])
         return gates
 
-    def expected_counts(self) -> torch.Tensor:
+    def expected_counts(self, lower: float = 0.0) -> torch.Tensor:
         """Expected kept units in the order of ``flat_counts``, ``(counts,)``, differentiable.
 
         Gates are independent of one another. Within a group of the positional conv inputs and
         outputs share their gates, so the expected number of pairs is ``E[n]^2 + Var[n]``.
+
+        Args:
+            lower: by how much ``log_alpha`` is taken to be lower than it is.
         """
         device = self.log_alpha.device
-        keep = self.keep_probability().to(widest(device))
+        keep = self.keep_probability(lower).to(widest(device))
         expected = self._segments.sums(keep)
         if "hidden" in self.options.units:
             open_ = keep[self.groups[-1].slice]

@@ -109,6 +109,7 @@ def attach(pruner: Pruner, optimizer: torch.optim.Optimizer) -> None:
         # finds out on the device that it must not.
         skipped = getattr(optimizer, "found_inf", None)
         pruner.constraint.count_step(1.0 if skipped is None else 1.0 - skipped)
+        pruner.gates.limit()
 
     handles = [
         parameter.register_hook(lambda gradient: gradient * GRADIENT_SCALE)

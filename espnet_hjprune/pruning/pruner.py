@@ -143,19 +143,23 @@ class Pruner(nn.Module):
             targets = list(self.options.levels[level].values())
         return [replace(m, target=t) for m, t in zip(self.measures, targets, strict=True)]
 
-    def expected_sparsity(self) -> torch.Tensor:
-        """Expected sparsity of every measure, ``(measures,)``, differentiable, float32."""
-        return self._expected()[0]
+    def expected_sparsity(self, lower: float = 0.0) -> torch.Tensor:
+        """Expected sparsity of every measure, ``(measures,)``, differentiable, float32.
+
+        Args:
+            lower: by how much ``log_alpha`` of every gate is taken to be lower than it is.
+        """
+        return self._expected(lower)[0]
 
     def expected_counts(self) -> UnitCounts:
         """Expected kept units, each a scalar in float64."""
         flat = self.gates.expected_counts()
         return counts_from_flat(self.config, list(flat.unbind()))
 
-    def _expected(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _expected(self, lower: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Expected sparsity of every measure, and MACs, outside autocast."""
         with torch.autocast(self.gates.log_alpha.device.type, enabled=False):
-            costs = self._costs(self.gates.expected_counts()).float()
+            costs = self._costs(self.gates.expected_counts(lower)).float()
             return costs[:-1], costs[-1]
 
     def regularise(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -1,0 +1,81 @@
+"""What the gates do to the loss of the model that is pruned, before they have learned anything."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+
+from espnet_hjprune.espnet.losses import find_upstreams
+
+# Mean over so many drawings of the gates.
+DRAWS = 5
+# The loss may differ by this share; more harms the model that pruning starts from.
+TOLERANCE = 0.05
+# How the line in the log begins, by which the recipe's progress finds it.
+INITIAL_LOSS = "Loss of the first batch"
+
+
+def report_initial_loss(model: AbsESPnetModel) -> None:
+    """Log the loss of the first training batch without gates and with gates as they are drawn.
+
+    Both are without dropout and masks. A training that goes on where it was says nothing.
+
+    Args:
+        model: a model that has gates; any other is left alone.
+    """
+    if any(u.pruner is not None for u in find_upstreams(model).values()):
+        hook = _BeforeFirstBatch()
+        hook.handle = model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+class _BeforeFirstBatch:
+    """A hook that measures both losses before the first forward pass in training, once."""
+
+    def __init__(self) -> None:
+        self.handle: torch.utils.hooks.RemovableHandle | None = None
+
+    def __call__(
+        self, model: AbsESPnetModel, args: tuple[Any, ...], batch: Mapping[str, Any]
+    ) -> None:
+        if not model.training or self.handle is None:
+            return
+        self.handle.remove()
+        (upstream,) = [u for u in find_upstreams(model).values() if u.pruner is not None]
+        pruner = upstream.pruner
+        assert pruner is not None
+        if pruner.constraint.num_steps > 0:
+            return
+        # Not through the hooks, which add the constraint and the teacher.
+        model.eval()
+        with torch.no_grad():
+            with upstream.without_gates():
+                dense = _loss(model.forward(*args, **batch))
+            pruner.train()
+            drawn = [_loss(model.forward(*args, **batch)) for _ in range(DRAWS)]
+        model.train()
+        if dense is None or None in drawn:  # Some tasks have no loss outside of training.
+            return
+        gated = statistics.fmean(loss for loss in drawn if loss is not None)
+        change = gated / dense - 1 if dense else 0.0
+        line = (
+            f"{INITIAL_LOSS}: {dense:.4g} without gates, {gated:.4g} ({change:+.1%}) with gates as "
+            f"drawn, mean of {DRAWS}"
+        )
+        if abs(change) > TOLERANCE:
+            logging.warning(
+                "%s; the gates change the model that they start from: raise pruning.initial_keep, "
+                "first of all that of conv and hidden",
+                line,
+            )
+        else:
+            logging.info(line)
+
+
+def _loss(result: Any) -> float | None:
+    """The task's loss in what a model has returned."""
+    return float(result[0]) if isinstance(result, tuple) else None
