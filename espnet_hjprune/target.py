@@ -26,8 +26,8 @@ class Target:
     """A target; ``str(target)`` is the text that :meth:`parse` reads.
 
     Attributes:
-        shares: one share for the whole encoder, or one for each of :data:`PARTS`; all between 0
-            and 1.
+        shares: one share for the whole encoder, or one for each of :data:`PARTS`; from 0, where
+            nothing is removed, to below 1.
 
     Raises:
         HJPruneError: another number of shares, or one out of range.
@@ -144,7 +144,7 @@ def _share(value: Any, label: str) -> float:
     try:
         share = float(value)
     except (TypeError, ValueError):
-        share = 0.0
-    if not 0 < share < 1:
+        share = -1.0
+    if not 0 <= share < 1:
         raise HJPruneError(f"{label} is {value}; it must lie between 0 and 1")
     return share

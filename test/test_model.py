@@ -174,3 +174,32 @@ def test_gates_of_a_model_on_another_device_go_there():
     upstream = hj.random_upstream("wav2vec2_mini").to("meta")
     pruner = upstream.add_gates(PruningConfig())
     assert pruner.gates.log_alpha.device == upstream.encoder.mask_embedding.device
+
+
+def test_the_control_trains_without_gates_and_stays_dense():
+    torch.manual_seed(0)
+    upstream = hj.SpeechUpstream(hj.UpstreamOptions(architecture=small_config()))
+    plain = copy.deepcopy(upstream)
+    pruner = upstream.add_gates(PruningConfig(units=[], target_sparsity=0, ramp_steps=1))
+    wave, lengths = padded_batch([9000, 5000])
+    for model in (upstream, plain):
+        torch.manual_seed(1)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        if model is upstream:
+            hj.attach(pruner, optimizer)
+        for _ in range(3):
+            features, _ = model(wave, lengths)
+            loss = features.square().mean()
+            if model is upstream:
+                penalty, figures = pruner.regularise()
+                assert penalty == 0 and figures["sparsity"] == 0
+                loss = loss + penalty
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    upstream.eval()
+    assert torch.equal(upstream(wave, lengths)[0], plain.eval()(wave, lengths)[0])
+    result = hj.compact(upstream)
+    assert result.summary["sparsity"]["actual"] == 0
+    assert result.summary["actual"]["macs"] == result.summary["dense"]["macs"]
+    assert result.summary["max_abs_diff"] <= 1e-5

@@ -198,14 +198,17 @@ FINE_TUNED = {"upstream": "hf_wav2vec2_custom", "upstream_ckpt": "some/directory
         ({"task": "st"}, "--decoder batched is for --task asr and slu; give --decoder espnet"),
         ({"score_types": "wer per"}, "--score_types takes wer, cer, ter, not 'per'"),
         ({"score_types": ""}, "--score_types takes wer, cer, ter, not ''"),
-        ({"method": "mac"}, "--method is macs, size, sepsize or transformer, not 'mac'"),
+        ({"method": "mac"}, "--method is macs, size, sepsize, transformer or dense, not 'mac'"),
         ({"units": "head heads"}, "--units takes conv, head, ffn, hidden, not 'heads'"),
         (
             {"targets": "0.2", "target_sparsity": "0.2"},
             "--targets and --target_sparsity are both given; give one",
         ),
         ({"target_sparsity": "1"}, "--target_sparsity is 1; it must lie between 0 and 1"),
-        ({"target_sparsity": "0"}, "--target_sparsity is 0; it must lie between 0 and 1"),
+        ({"target_sparsity": "0"}, "--target_sparsity is 0; it must lie between 0 and 1, or give"),
+        ({"method": "size", "targets": "0 0.1"}, "--targets is 0; it must lie between 0 and 1"),
+        ({"method": "dense", "units": "conv"}, "--method dense removes nothing"),
+        ({"method": "dense", "target_sparsity": "0.1"}, "--method dense removes nothing"),
         ({"target_sparsity": "much"}, "--target_sparsity is much; it must lie between 0 and 1"),
         ({"targets": "0.2 1.2"}, "--targets is 1.2; it must lie between 0 and 1"),
         ({"targets": "0.4 0.2"}, "--targets is '0.4 0.2', which does not rise"),
@@ -514,6 +517,8 @@ def test_jobs_are_the_cores_up_to_four() -> None:
         ({"method": "size"}, "size_0.4"),
         ({"method": "transformer", "target_sparsity": "0.3"}, "transformer_0.3"),
         ({"method": "transformer", "units": "head"}, "head_transformer_0.4"),
+        ({"method": "dense"}, "dense"),
+        ({"method": "dense", "target_sparsity": "0", "seed": "2"}, "dense_seed2"),
         (
             {"method": "sepsize", "target_sparsity": "transformer=0.3 cnn=0.60"},
             "sepsize_cnn_0.6_transformer_0.3",
@@ -642,7 +647,7 @@ def test_separate_targets_survive_their_text(cnn: float, other: float, turned: b
 
 
 @given(
-    st.sampled_from(["", *METHODS]),
+    st.sampled_from(["", *METHODS]).filter(lambda name: name != "dense"),
     st.lists(st.sampled_from(UNITS[1:]), max_size=3, unique=True),
     fractions,
 )
@@ -662,6 +667,11 @@ def test_a_method_changes_only_what_it_says(name: str, units: list[str], share: 
     assert set(pruning) == {"target_sparsity"}
 
 
+def test_the_control_gates_nothing() -> None:
+    pruning = applied(Method.from_options("dense"))
+    assert pruning == {"units": [], "criterion": "macs", "target_sparsity": 0.0, "gate_lr": 0.5}
+
+
 def test_no_method_changes_nothing() -> None:
     assert applied(Method.from_options()) == PLAIN["pruning"]
     assert applied(Method.from_options("transformer"), {"pruning": {"gate_lr": 1}}) == {
@@ -673,7 +683,7 @@ def test_no_method_changes_nothing() -> None:
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_methods_are_recognised(name: str) -> None:
-    target = "cnn=0.3 transformer=0.3" if name == "sepsize" else "0.3"
+    target = {"sepsize": "cnn=0.3 transformer=0.3", "dense": ""}.get(name, "0.3")
     conf = {"pruning": {"gate_lr": 0.1}}
     pruning = PruningConfig.from_dict(applied(Method.from_options(name, target), conf))
     assert method_name(pruning) == name

@@ -62,7 +62,7 @@ def test_one_text_for_one_target(text, normal):
     [
         ("", "option is ; it must lie between 0 and 1"),
         ("half", "option is half; it must lie between 0 and 1"),
-        ("0", "option is 0; it must lie between 0 and 1"),
+        ("-0.1", "option is -0.1; it must lie between 0 and 1"),
         (1, "option is 1; it must lie between 0 and 1"),
         (True, "option is True; it must lie between 0 and 1"),
         (None, "option is None; it must lie between 0 and 1"),
@@ -99,7 +99,7 @@ def test_what_are_no_targets(value, message):
         parse_targets(value)
 
 
-@pytest.mark.parametrize("wrong", [(), (0.1, 0.2, 0.3), (1.0,), (0.5, 0.0)])
+@pytest.mark.parametrize("wrong", [(), (0.1, 0.2, 0.3), (1.0,), (0.5, -0.1)])
 def test_shares_are_checked(wrong):
     with pytest.raises(HJPruneError, match=r"a target has one share|must lie between 0 and 1"):
         Target(wrong)

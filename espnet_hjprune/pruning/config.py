@@ -25,7 +25,7 @@ class PruningConfig:
 
     Attributes:
         units: gated unit kinds: ``conv`` channels, attention ``head``s, ``ffn`` units, ``hidden``
-            size.
+            size. None of them, with a target of 0, trains on without pruning: the control.
         criterion: ``macs`` and ``size`` (parameters) of the whole encoder, or ``sepsize``, the
             parameters of CNN and Transformer apart (paper Eq. 9).
         target_sparsity: share of the cost to remove; for ``sepsize`` a mapping with ``cnn`` and
@@ -74,8 +74,6 @@ class PruningConfig:
         if not isinstance(self.units, (list, tuple)):
             raise HJPruneError(f"pruning.units is {self.units}, not a list such as [head, ffn]")
         self.units = [unit for unit in UNITS if unit in self._known(self.units, UNITS, "units")]
-        if not self.units:
-            raise HJPruneError(f"pruning.units is empty; choose among {', '.join(UNITS)}")
         self._known([self.criterion], CRITERIA, "criterion")
         self._check_targets()
         for name in (*STEPS, "gate_lr", "lambda_lr", "damping", "log_alpha_limit"):
@@ -126,6 +124,18 @@ class PruningConfig:
         if not isinstance(self.earlier_targets, list):
             raise HJPruneError(
                 f"pruning.earlier_targets is {self.earlier_targets}, not a list such as [0.2, 0.3]"
+            )
+        shares = [*self.targets.values()]
+        shares += [share for level in self.levels for share in level.values()]
+        if not self.units and any(shares):
+            raise HJPruneError(
+                f"pruning.units is empty; choose among {', '.join(UNITS)}, or set "
+                "pruning.target_sparsity to 0 to train on without pruning"
+            )
+        if self.units and not all(shares):
+            raise HJPruneError(
+                "pruning.target_sparsity is 0; it must lie between 0 and 1, unless pruning.units "
+                "is empty"
             )
         before = dict.fromkeys(self.targets, 0.0)
         for number, level in enumerate(self.levels):

@@ -93,7 +93,7 @@ class Discretiser:
             return cost()
 
         # Beyond this shift every gate is open, or closed, with certainty in double precision.
-        reach = float(np.abs(self.log_odds).max()) + CERTAIN_LOG_ODDS
+        reach = float(np.abs(self.log_odds).max(initial=0.0)) + CERTAIN_LOG_ODDS
         low, high = -reach, reach
         if apply(high) > budget:
             # Far below what moves a single unit; 30 halvings.

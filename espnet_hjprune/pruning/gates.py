@@ -86,7 +86,7 @@ class GateSet(nn.Module):
             for group in self.groups
         ]
         places += [names.positional_pairs] if "hidden" in options.units else []
-        self._places = Resident(torch.tensor(places))
+        self._places = Resident(torch.tensor(places, dtype=torch.long))
         self._counts = Resident(torch.tensor(flat, dtype=torch.float64))
         self.reset()
 

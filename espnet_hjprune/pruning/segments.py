@@ -23,7 +23,8 @@ class Segments:
         """Sum of every part of ``(all values,)``, ``(parts,)``."""
         parts = values.split(self._lengths)
         return torch.cat(
-            [
+            [values[:0]]
+            + [
                 part.view(count, size).sum(1)
                 for part, (size, count) in zip(parts, self._runs, strict=True)
             ]

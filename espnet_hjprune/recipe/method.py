@@ -13,8 +13,15 @@ from espnet_hjprune.model.espnet_config import plugin_options
 from espnet_hjprune.pruning.config import UNITS, PruningConfig
 from espnet_hjprune.target import SEPARATE, Target, parse_targets
 
-# Method and the criterion that it sets; `transformer`, the paper's baseline, gates no channels.
-METHODS = {"macs": "macs", "size": "size", "sepsize": SEPARATE, "transformer": "size"}
+# Method and the criterion that it sets; `transformer`, the paper's baseline, gates no channels, and
+# `dense`, the control, gates nothing: it is trained for as many steps as the others.
+METHODS = {
+    "macs": "macs",
+    "size": "size",
+    "sepsize": SEPARATE,
+    "transformer": "size",
+    "dense": "macs",
+}
 TRANSFORMER_UNITS = [unit for unit in UNITS if unit != "conv"]
 
 
@@ -58,6 +65,20 @@ class Method:
                 chosen = (Target.parse(target_sparsity, "--target_sparsity", criterion),)
         except HJPruneError as error:
             raise UsageError(str(error)) from None
+        shares = [share for target in chosen for share in target.shares]
+        if method == "dense":
+            if units or any(shares):
+                raise UsageError(
+                    "--method dense removes nothing; leave --target_sparsity, --targets and "
+                    "--units out"
+                )
+            return cls(method, (Target((0.0,)),))
+        if not all(shares):
+            option = "--targets" if targets else "--target_sparsity"
+            raise UsageError(
+                f"{option} is 0; it must lie between 0 and 1, or give --method dense, which "
+                "removes nothing"
+            )
         if targets and (METHODS.get(method) == SEPARATE or chosen[0].separate):
             raise UsageError("--targets are single numbers, for --method macs, size, transformer")
         return cls(method, chosen, tuple(units.split()))
@@ -84,6 +105,8 @@ class Method:
         if self.name == "transformer":
             units = pruning.get("units", list(UNITS))
             pruning["units"] = [unit for unit in units if unit != "conv"]
+        if self.name == "dense":
+            pruning["units"] = []
         if self.targets:
             *earlier, last = self.targets
             pruning["target_sparsity"] = _plain(last)
@@ -100,6 +123,8 @@ class Method:
 
 def method_name(pruning: PruningConfig) -> str:
     """The method that a pruning is, as one of :data:`METHODS`."""
+    if not pruning.units:
+        return "dense"
     if pruning.criterion == "size" and pruning.units == TRANSFORMER_UNITS:
         return "transformer"
     return pruning.criterion

@@ -322,7 +322,9 @@ def _method_tag(options: Mapping[str, str], method: Method, pruning: PruningConf
         words.append(config)
     if options["distill"] == "true":
         words.append("distilled")
-    if options["targets"]:
+    if name == "dense":
+        pass
+    elif options["targets"]:
         words += ["to", *map(str, method.targets)]
     else:
         words += str(Target.parse(pruning.target_sparsity)).replace("=", " ").split()

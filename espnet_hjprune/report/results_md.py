@@ -122,6 +122,8 @@ def method_name(summary: Mapping[str, Any]) -> str:
     Raises:
         HJPruneError: ``target_sparsity`` in the summary is no target.
     """
+    if summary.get("units") == []:
+        return "Unpruned, trained on"
     criterion = str(summary.get("criterion", ""))
     name = CRITERION_NAMES.get(criterion, criterion or "pruning")
     if criterion == "size" and "conv" not in summary.get("units", ["conv"]):
