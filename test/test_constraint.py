@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from models import small_config
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.espnet.scheduler import LinearWarmupDecay, summed_gate_rate
+from espnet_hjprune.espnet.scheduler import LinearWarmupDecay
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.optimizer import GRADIENT_SCALE, attach
 from espnet_hjprune.pruning.pruner import Pruner
+from espnet_hjprune.pruning.rates import summed_gate_rate
 from espnet_hjprune.pruning.schedule import TargetSchedule
 from espnet_hjprune.pruning.travel import check_travel, largest_step
 from espnet_hjprune.upstream import architecture

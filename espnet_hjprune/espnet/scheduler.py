@@ -11,23 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.pruning.optimizer import GATES, MULTIPLIERS
-
-
-def warmup_decay(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Share of the base learning rate in optimiser step ``step``, counted from 0."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    rest = max(total_steps - warmup_steps, 1)
-    return max(0.0, (total_steps - step) / rest)
-
-
-def summed_gate_rate(
-    gate_lr: float, warmup_steps: int, total_steps: int, pruning_schedule: str
-) -> float:
-    """Sum of the gates' learning rates over a whole training with :class:`LinearWarmupDecay`."""
-    if pruning_schedule == "constant":
-        return gate_lr * total_steps
-    return gate_lr * sum(warmup_decay(n, warmup_steps, total_steps) for n in range(total_steps))
+from espnet_hjprune.pruning.rates import warmup_decay
 
 
 class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):

@@ -19,11 +19,12 @@ from espnet_hjprune.config_file import with_numbers
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.encoder import HJPruneEncoder
 from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
-from espnet_hjprune.espnet.scheduler import LinearWarmupDecay, summed_gate_rate
+from espnet_hjprune.espnet.scheduler import LinearWarmupDecay
 from espnet_hjprune.model.espnet_config import SCHEDULER
 from espnet_hjprune.model.loading import SAVE_WEIGHTS
 from espnet_hjprune.model.stock_weights import STOCK
 from espnet_hjprune.pruning.pruner import Pruner
+from espnet_hjprune.pruning.rates import summed_gate_rate
 from espnet_hjprune.pruning.travel import check_travel
 
 # Options of optimisers and learning rate schedulers; some tasks have two of them.
