@@ -68,15 +68,17 @@ def test_tail_gives_complete_lines_once(tmp_path):
     assert list(tail.lines()) == ["two", "three"]
 
 
-def test_training_progress(tmp_path):
+def test_training_progress(tmp_path, capsys):
     path = tmp_path / "train.log"
     training = TrainingProgress(path, batches_per_epoch=50)
     assert training.update() == (0, "")
     path.write_text(
+        "[host] 2026-01-01 00:00:00,000 (initial_loss:71) INFO: Loss of the first batch: 1\n"
         f"{STAMP}1/3epoch started\n"
         f"{STAMP}1epoch:train:1-10batch: iter_time=0.01, loss_ctc=9.512, loss=9.512, lr0=1e-4\n"
     )
     assert training.update() == (10, "loss_ctc=9.51 loss=9.51")
+    assert capsys.readouterr().err == "Loss of the first batch: 1\n"
     with path.open("a") as file:
         file.write(
             f"{STAMP}1epoch results: [train] loss_ctc=8.0, loss=8.0, sparsity=0.1, "

@@ -19,6 +19,8 @@ from espnet_hjprune.training.training_log import TrainingLog
 POLL_SECONDS = 0.5
 # The line that batched decoding logs.
 _BATCH = re.compile(r": decoded (\d+) utterances in ")
+# The lines that say how a pruning starts: how far its gates can go, and what they do to the loss.
+_START = re.compile(r"\((?:travel|initial_loss):\d+\) [A-Z]+: (.*)")
 # What is shown of the training statistics, if it is there.
 SHOWN = ("loss_ctc", "loss", "acc", "cer_ctc", "sparsity", "target_sparsity")
 SHOWN_VALID = ("cer_ctc", "acc")
@@ -56,6 +58,8 @@ class TrainingProgress:
         """Batches done so far, and a short text."""
         for line in self.tail.lines():
             self.log.feed(line)
+            if start := _START.search(line):
+                tqdm.write(start[1], file=sys.stderr)
         done, stats = 0, {}
         if self.log.epochs:
             last = max(self.log.epochs)
