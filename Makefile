@@ -10,13 +10,14 @@ SHELL_SCRIPTS = .ci/run $(shell find . \
 	\( -path ./tools/venv -o -path ./tools/src -o -path ./.git -o -name downloads -o -name exp \) \
 	-prune -o -type f -name '*.sh' -print)
 
-.PHONY: help setup demo test test-killed test-untidy test-environment test-newer-torch gpu-figures lint clean
+.PHONY: help setup demo test test-killed test-recipes test-untidy test-environment test-newer-torch gpu-figures lint clean
 
 help:
 	@echo "make setup  install everything into tools/venv (needs network the first time)"
 	@echo "make demo   prune a small model on a synthetic corpus; DEMO_OPTS='--ngpu 1' adds options"
 	@echo "make test   check the style and run the tests; PYTEST_OPTS='-k tokens' adds options"
 	@echo "make test-killed       kill a recipe at 20 moments and compare what a second run makes (30 min)"
+	@echo "make test-recipes      run TED-LIUM 2's recipe and one made by the guide to their ends (5 min)"
 	@echo "make test-untidy       format 5000 odd data directories (10 min)"
 	@echo "make test-environment  run a recipe in a path with blanks, without a home directory (10 min)"
 	@echo "make test-newer-torch  compare upstreams under a newer torch (3 GB more to install)"
@@ -41,6 +42,10 @@ test: lint
 
 test-killed: setup
 	$(BIN)/python3 -m pytest -m slow --numprocesses 2 --dist load test/test_recipe_killed.py $(PYTEST_OPTS)
+
+test-recipes: setup
+	$(BIN)/python3 -m pytest -m slow --numprocesses 2 --dist load test/test_add_a_recipe.py \
+		test/test_recipe_tedlium2_end_to_end.py $(PYTEST_OPTS)
 
 test-untidy: setup
 	$(BIN)/python3 -m pytest -m slow test/test_untidy_data.py $(PYTEST_OPTS)

@@ -55,6 +55,7 @@ def run(command: list[str], directory: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_guide_leads_to_a_scored_compact_model(checkout, corpus):
     guide = (ROOT / "doc/add_a_recipe.md").read_text(encoding="utf-8")
     steps = re.findall(r"^```sh\n(.*?)^```$", guide, re.S | re.M)

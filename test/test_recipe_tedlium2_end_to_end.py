@@ -23,6 +23,7 @@ def recipe(tmp_path_factory) -> RecipeCopy:
     return copy_recipe(tmp_path_factory.mktemp("checkout"), "tedlium2/asr1", *SETTINGS)
 
 
+@pytest.mark.slow
 def test_all_stages(recipe):
     output = recipe.run()
     assert "HJ-Pruning-Size 30 %" in output
