@@ -90,7 +90,7 @@ class Target:
     def __str__(self) -> str:
         """``0.4`` or ``cnn=0.6 transformer=0.3``."""
         # Exact, and without an exponent, which the recipes' shell does not read.
-        texts = [f"{Decimal(repr(share)):f}" for share in self.shares]
+        texts = [f"{Decimal(repr(share)):f}" if share else "0" for share in self.shares]
         if not self.separate:
             return texts[0]
         return " ".join(f"{part}={text}" for part, text in zip(PARTS, texts, strict=True))
