@@ -341,7 +341,7 @@ def plot_curves(curves: Sequence[Curve], path: Path) -> Path:
 
 def settings_of(values: Mapping[str, Sequence[Any]]) -> list[Setting]:
     """Every combination of the given dampings, rates, schedules, losses and steps."""
-    found = [{}]
+    found: list[dict[str, Any]] = [{}]
     for name, choices in values.items():
         found = [{**chosen, name: choice} for chosen in found for choice in choices]
     return [Setting(**chosen) for chosen in found]

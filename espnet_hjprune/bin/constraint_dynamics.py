@@ -1,7 +1,7 @@
 """Run whole prunings of a tiny model, and see whether the constraint settles on its target.
 
-One file for each pruning goes to OUTPUT; those that are there are not run again. OUTPUT/README.md has
-the table, OUTPUT/curves.png the figure.
+One file for each pruning goes to OUTPUT; those that are there are not run again. OUTPUT/README.md
+has the table, OUTPUT/curves.png the figure.
 """
 
 from __future__ import annotations
