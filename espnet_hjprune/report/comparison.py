@@ -23,7 +23,8 @@ HOW_COMPARED = (
     f"Intervals are those of {CONFIDENCE} % by a paired bootstrap over utterances "
     f"({RESAMPLES:,} resamples); * marks a difference whose interval leaves out 0. Of many "
     "comparisons some are marked by chance, one in twenty where there is no difference. Intervals "
-    "say what other utterances would change, not what another seed would."
+    "say what other utterances would change, not what another seed would, and take utterances for "
+    "independent, those of one speaker too."
 )
 TEST_NAMES = {False: "MAPSSWE", True: "McNemar's test"}
 
