@@ -6,6 +6,7 @@ import json
 import math
 import random
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from report_fixtures import write_decoded, write_summary
 from espnet_hjprune.bin import compare
 from espnet_hjprune.bin.recipe import report
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.report.comparison import difference_text, p_text
+from espnet_hjprune.report.comparison import comparison_section, difference_text, p_text
+from espnet_hjprune.report.results_md import METRICS, DecodedModel
 from espnet_hjprune.scoring.alignment import Alignments, read_alignments
+from espnet_hjprune.scoring.decoding_time import DecodingTime
 from espnet_hjprune.scoring.sclite import score_set, scoring_tokenizer
 from espnet_hjprune.scoring.significance import ComparedSystems, Estimate, mapsswe, mcnemar
 
@@ -238,6 +241,31 @@ def test_other_utterances_are_refused():
             ComparedSystems([[one], [other]])
     with pytest.raises(HJPruneError, match="accuracy needs references of one word"):
         ComparedSystems([[one], [one]], accuracy=True)
+
+
+def test_scipy_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    one = Alignments(("a", "b"), ("C", "S"))
+    with pytest.raises(HJPruneError, match=r"intervals and p-values need scipy .*; pip install"):
+        ComparedSystems([[one], [one]]).estimate(0)
+
+
+@pytest.mark.parametrize(("number", "pairs"), [(3, 3), (6, 15), (7, 6)])
+def test_few_models_are_compared_with_one_another(number, pairs):
+    rng = random.Random(8)
+    lengths = some_lengths(rng, 20)
+    models = [
+        DecodedModel(
+            f"m{place}", Path("exp"), "decode", 1.0, 1.0, 0.0, {},
+            {"test": system(rng, lengths, 0.2)}, DecodingTime(), {},
+        )
+        for place in range(number)
+    ]  # fmt: skip
+    section = comparison_section(models, METRICS["wer"])
+    rows = [line for line in section.splitlines() if line.startswith("|test|")]
+    assert len(rows) == pairs
+    assert ("|test|m1|m2|" in section) == (number < 7)
+    assert ("`hjprune compare` compares any other" in section) == (number == 7)
 
 
 @pytest.fixture

@@ -76,8 +76,10 @@ def comparison_section(models: Sequence[DecodedModel], metric: Metric) -> str:
     intervals: Rows = [["model"], *([model.name] for model in models)]
     differences: Rows = [["set", "first", "second", *difference_header(metric)]]
     pairs = list(itertools.combinations(range(len(models)), 2))
+    note = HOW_COMPARED
     if len(models) > FEW:
         pairs = [pair for pair in pairs if pair[0] == 0]
+        note += " `hjprune compare` compares any other two models."
     for test_set in models[0].alignments:
         try:
             compared = ComparedSystems(
@@ -93,4 +95,4 @@ def comparison_section(models: Sequence[DecodedModel], metric: Metric) -> str:
             cells = difference_row(compared.compare(first, second))
             differences.append([test_set, *names, *cells])
     parts = ["## Significance\n", markdown_table(intervals), markdown_table(differences)]
-    return "\n".join([*parts, HOW_COMPARED + "\n"])
+    return "\n".join([*parts, note + "\n"])

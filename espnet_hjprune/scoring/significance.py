@@ -93,7 +93,6 @@ class ComparedSystems:
     def _resampled(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Metric in percent of each system: on the set, and on every resample (systems, draws)."""
         import numpy as np
-        from scipy.stats import bootstrap
 
         words = np.array(self.systems[0][0].words, dtype=float)
         errors = np.array(
@@ -113,7 +112,7 @@ class ComparedSystems:
         value = metric(everything, axis=-1)
         if len(words) == 1:
             return value, np.repeat(value[:, None], RESAMPLES, axis=1)
-        result = bootstrap(
+        result = _statistics().bootstrap(
             (everything,),
             metric,
             n_resamples=RESAMPLES,
@@ -148,6 +147,17 @@ class ComparedSystems:
         if len(models) != 2:
             return None
         return mcnemar(*models) if self.accuracy else mapsswe(*models)
+
+
+def _statistics() -> Any:
+    """scipy.stats, which takes a second to import."""
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise HJPruneError(
+            f"intervals and p-values need scipy ({error}); pip install scipy"
+        ) from error
+    return stats
 
 
 def _estimate(value: float, draws: np.ndarray[Any, Any]) -> Estimate:
@@ -225,11 +235,9 @@ def mcnemar(first: Alignments, second: Alignments) -> float:
     It counts the utterances with errors, and so is for utterances of one word: MAPSSWE's segments
     would be these utterances, too few and too much alike for its normal distribution.
     """
-    from scipy.stats import binomtest
-
     pairs = list(zip(first.errors, second.errors, strict=True))
     only_first = sum(a > 0 and b == 0 for a, b in pairs)
     only_second = sum(b > 0 and a == 0 for a, b in pairs)
     if not only_first + only_second:
         return 1.0
-    return float(binomtest(only_first, only_first + only_second).pvalue)
+    return float(_statistics().binomtest(only_first, only_first + only_second).pvalue)

@@ -39,7 +39,7 @@ def comparison_table(record: SweepRecord, upstream: str) -> Rows:
                 continue
             comparison = systems.compare(places[first.label], places[second.label])
             cells += [difference_text(comparison.difference), p_text(comparison.p_value)]
-        if set(cells) != {"-"}:
+        if set(cells) - {"-"}:
             macs = f"{first.macs / 1e9:.3g}, {second.macs / 1e9:.3g}"
             rows.append([first.label, second.label, macs, *cells])
     return [header, *rows] if rows else []
