@@ -158,7 +158,7 @@ def test_report(experiments: Path) -> None:
     )
     # Of 120 utterances, a difference of ten in accuracy may be chance.
     assert row.split("|")[4].startswith(f"{second - first:+.2f} [-") and " *|" not in row
-    assert "|second is better in|p (McNemar's test)|" in text
+    assert "|resamples with the second better|p (McNemar's test)|" in text
 
 
 def test_a_count_that_sclite_does_not_share_is_an_error(experiments: Path) -> None:

@@ -18,6 +18,7 @@ from espnet_hjprune.bin.recipe import report
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.report.comparison import comparison_section, difference_text, p_text
 from espnet_hjprune.report.results_md import METRICS, DecodedModel
+from espnet_hjprune.scoring import significance
 from espnet_hjprune.scoring.alignment import Alignments, read_alignments
 from espnet_hjprune.scoring.decoding_time import DecodingTime
 from espnet_hjprune.scoring.sclite import score_set, scoring_tokenizer
@@ -206,8 +207,11 @@ def test_mapsswe_is_what_its_definition_gives(seed):
 def test_mapsswe_needs_sc_stats(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("espnet_hjprune.scoring.sclite._REPOSITORY", tmp_path)
-    assert mapsswe(Alignments(("a",), ("CS",)), Alignments(("a",), ("CC",))) is None
-    assert "there are no p-values of MAPSSWE: sc_stats was not found" in caplog.text
+    significance._sc_stats.cache_clear()
+    for _ in range(2):
+        assert mapsswe(Alignments(("a",), ("CS",)), Alignments(("a",), ("CC",))) is None
+    significance._sc_stats.cache_clear()
+    assert caplog.text.count("there are no p-values of MAPSSWE: sc_stats was not found") == 1
 
 
 def test_mcnemar_is_a_binomial_test():

@@ -60,7 +60,7 @@ def difference_row(comparison: Comparison) -> list[str]:
 def difference_header(metric: Metric) -> list[str]:
     """Header of the cells of :func:`difference_row`."""
     test = TEST_NAMES[metric.higher_is_better]
-    return [f"{metric.name}, second minus first", "second is better in", f"p ({test})"]
+    return [f"{metric.name}, second minus first", "resamples with the second better", f"p ({test})"]
 
 
 def comparison_section(models: Sequence[DecodedModel], metric: Metric) -> str:

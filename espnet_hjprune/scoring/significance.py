@@ -8,7 +8,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from espnet_hjprune.errors import HJPruneError
@@ -194,10 +194,7 @@ def mapsswe(first: Alignments, second: Alignments) -> float | None:
     """
     if not any(first.errors) and not any(second.errors):
         return 1.0
-    try:
-        command = find_sctk("sc_stats")
-    except HJPruneError as error:
-        logging.warning("there are no p-values of MAPSSWE: %s", error)
+    if (command := _sc_stats()) is None:
         return None
     done = subprocess.run(
         [*command, "-p", "-t", "mapsswe", "-v", "-n", "-"],
@@ -210,6 +207,16 @@ def mapsswe(first: Alignments, second: Alignments) -> float | None:
         reason = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
         raise HJPruneError(f"sc_stats failed ({reason}); install the Debian package sctk again")
     return math.erfc(abs(float(found[1])) / math.sqrt(2.0))
+
+
+@cache
+def _sc_stats() -> list[str] | None:
+    """The command of sc_stats; none, with one warning for all pairs, where it is not installed."""
+    try:
+        return find_sctk("sc_stats")
+    except HJPruneError as error:
+        logging.warning("there are no p-values of MAPSSWE: %s", error)
+        return None
 
 
 def _sgml(name: str, alignments: Alignments) -> str:
