@@ -25,7 +25,7 @@ setup(
         "espnet": ["espnet>=202511", "jiwer", "kaldiio", "scipy", "sentencepiece"],
         # Upstreams by the names that s3prl has for them; those of Hugging Face need transformers.
         "s3prl": ["s3prl>=0.4.18", "torchaudio>=2.8", "transformers"],
-        "plot": ["matplotlib"],
+        "plot": ["matplotlib", "scipy"],
         "export": ["jiwer", "onnx", "onnxruntime", "onnxscript"],
         "beam": ["flashlight-text", "kenlm", "torchaudio>=2.8"],
         "slurm": ["submitit"],

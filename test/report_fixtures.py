@@ -117,8 +117,9 @@ def write_decoded(
     exp_dir: Path, sets: Sequence[str], error_rate: float, factor: float = 0.2, n: int = 40
 ) -> None:
     """Write decoded and really scored sets below ``exp_dir/decode_asr``."""
-    rng = random.Random(7)
     for number, name in enumerate(sets):
+        # The references do not depend on the error rate.
+        rng = random.Random(7 + number)
         directory = exp_dir / "decode_asr" / name
         reference = {f"s{i % 4}-{i:04d}": " ".join(rng.choices(WORDS, k=6)) for i in range(n)}
         hypothesis = {

@@ -22,7 +22,7 @@ from espnet_hjprune.corpora import librispeech
 from espnet_hjprune.data.dump import AudioFormat, format_data
 from espnet_hjprune.data.tokens import build_tokenizer, count_tokens, read_texts, write_token_list
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.scoring.sclite import find_sclite
+from espnet_hjprune.scoring.sclite import find_sctk
 from espnet_hjprune.synthetic.mini_librispeech import MiniLibriSpeechConfig, make_mini_librispeech
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
@@ -293,7 +293,7 @@ def decode_and_score(recipe: Path, exp: str) -> Path:
         ids = [f"({speakers[utt]}-{utt})" for utt in sorted(speakers)]
         trn = "".join(f"{line}\t{name}\n" for line, name in zip(words, ids, strict=True))
         (score / f"{name}.trn").write_text(trn)
-    command = [*find_sclite(), "-r", "ref.trn", "trn", "-h", "hyp.trn", "trn", "-i", "rm"]
+    command = [*find_sctk("sclite"), "-r", "ref.trn", "trn", "-h", "hyp.trn", "trn", "-i", "rm"]
     (score / "result.txt").write_text(call(score, *command, "-o", "all", "stdout"))
     return score / "result.txt"
 

@@ -149,6 +149,16 @@ def test_report(experiments: Path) -> None:
         assert f"|{first}, {second}|{count}|" in text
         assert (experiments / name / "images/confusion_test.png").stat().st_size > 10_000
         assert f"]({name}/images/confusion_test.png)" in text
+    row = next(line for line in text.splitlines() if line.startswith("|test|unpruned|HJ-"))
+    first, second = (
+        read_confusion(
+            experiments / "raw/test/text", experiments / name / "decode_slu/test/text"
+        ).accuracy
+        for name in ("ft", "final")
+    )
+    # Of 120 utterances, a difference of ten in accuracy may be chance.
+    assert row.split("|")[4].startswith(f"{second - first:+.2f} [-") and " *|" not in row
+    assert "|resamples with the second better|p (McNemar's test)|" in text
 
 
 def test_a_count_that_sclite_does_not_share_is_an_error(experiments: Path) -> None:

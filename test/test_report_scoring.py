@@ -248,7 +248,7 @@ def test_sclite_in_tools_is_found(tmp_path, monkeypatch):
     program.write_text("")
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(scoring, "_REPOSITORY", tmp_path)
-    assert scoring.find_sclite() == [str(program)]
+    assert scoring.find_sctk("sclite") == [str(program)]
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from recipe_runs import ROOT
 
 from espnet_hjprune.bin import sweep as command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.sweep.config import SweepConfig
+from espnet_hjprune.scoring.significance import ComparedSystems
+from espnet_hjprune.sweep import figures
+from espnet_hjprune.sweep.config import GivenPoint, SweepConfig
 from espnet_hjprune.sweep.record import pareto_front, read_swept_models
 
 CONFIG = {
@@ -34,6 +37,14 @@ CONFIG = {
         {"methods": ["macs"], "targets": [0.4]},
     ],
 }
+GIVEN = {
+    "name": "theirs",
+    "upstream": "a",
+    "test_set": "clean",
+    "gmacs": 0.5,
+    "value": 7.5,
+    "source": "a paper, Table 1",
+}
 # Stands in for a recipe: notes what it is asked for, and fails or waits where a file says so.
 RECIPE = """#!/usr/bin/env bash
 set -eu
@@ -50,23 +61,32 @@ if [ -n "${o[results_copy]-}" ]; then
 fi
 """
 MAKE_RESULT = """
-import json, re, sys
+import json, random, re, sys
 target, seed = sys.argv[1], int(sys.argv[2])
 shares = [float(x) for x in re.findall(r"[0-9.]+", target)]
 share = sum(shares) / len(shares)
 names = ("cnn", "transformer")
+def heard(name, error_rate):
+    draw = random.Random(name).random
+    return " ".join("".join("S" if draw() < error_rate else "C" for _ in range(6)) for _ in ids)
+ids = [f"s-{n:02d}" for n in range(30)]
 layers = {"conv": [4, 4], "head": [2, 1], "ffn": [8, 2], "hidden": 6}
 dense = {"conv": [8, 8], "head": [2, 2], "ffn": [8, 8], "hidden": 8}
 models = [
     {"name": "unpruned", "macs": 1e9, "params": 1e6, "macs_removed": 0.0,
-     "values": {"clean": 9.0, "other": 20.0}},
+     "values": {"clean": 9.0, "other": 20.0},
+     "alignments": {name: heard(name, 0.1) for name in ("clean", "other")}},
     {"name": "x", "macs": 1e9 * (1 - share), "params": 8e5, "macs_removed": share,
      "values": {"clean": 9.0 + 2 * share + seed / 10, "other": 22.0},
+     "alignments": {"clean": heard(f"{target} {seed}", 0.1 + share), "other": heard("other", 0.1)},
      "target_sparsity": share if len(shares) == 1 else dict(zip(names, shares)),
      "layers": layers | {"dense": dense}},
 ]
 metric = {"name": "WER", "higher_is_better": False}
-print(json.dumps({"seconds": 10.0, "metric": metric, "models": models}))
+utterances = {name: " ".join(ids) for name in ("clean", "other")}
+print(json.dumps(
+    {"seconds": 10.0, "metric": metric, "models": models, "utterances": utterances}
+))
 """
 
 
@@ -128,6 +148,42 @@ def test_points_of_the_grids(recipe):
     }
 
 
+def test_all_pairs_of_separate_targets(recipe):
+    pairs = {"transformer": [0.1, 0.2], "cnn": [0.1, 0.95]}
+    grids = [{"methods": ["sepsize"], "targets": pairs, "upstreams": ["a"]}]
+    Path("sweep.yaml").write_text(yaml.safe_dump(CONFIG | {"grids": grids}))
+    assert [point.target for point in SweepConfig.read("sweep.yaml").points()] == [
+        "cnn=0.1 transformer=0.1",
+        "cnn=0.95 transformer=0.1",
+        "cnn=0.1 transformer=0.2",
+        "cnn=0.95 transformer=0.2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "transformer", "least_gmacs"),
+    [("librispeech_100", [0.1, 0.2, 0.3, 0.4], 20), ("slurp", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 10)],
+)
+def test_sweeps_of_the_recipes_make_the_papers_figures(corpus, transformer, least_gmacs):
+    config = SweepConfig.read(ROOT / f"egs2/{corpus}/asr1/conf/tuning/sweep.yaml")
+    targets: dict[str, list] = {}
+    for point in config.points():
+        if point.upstream == "wav2vec2":
+            targets.setdefault(point.method, []).extend(point.targets)
+    grid = [target.by_name() for target in targets["sepsize"]]
+    assert sorted({shares["transformer"] for shares in grid}) == transformer
+    for share in transformer:
+        cnn = sorted(shares["cnn"] for shares in grid if shares["transformer"] == share)
+        assert (cnn[0], cnn[-1]) == (0.1, 0.95) and len(cnn) == 10
+    macs = [target.shares[0] for target in targets["macs"]]
+    assert {0.1, 0.2, 0.3, 0.4} <= set(macs)
+    # The paper counts 74.4 GMACs unpruned.
+    assert round(74.4 * (1 - max(macs))) == least_gmacs
+    assert [(point.gmacs, point.value) for point in config.given] == [
+        (74.4, 5.77 if corpus == "librispeech_100" else 86.1)
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -161,6 +217,18 @@ def test_points_of_the_grids(recipe):
             {"methods": CONFIG["methods"] | {"size": {"method": "macs", "ramp_epochs": 3}}},
             r"a-macs-0\.4 and a-size-0\.4 would be one experiment of the recipe",
         ),
+        (
+            {"grids": [{"methods": ["sepsize"], "targets": {"cnn": [0.4]}}]},
+            r"grids\[0\]\.targets is a list of targets, or has a list of shares for each of cnn",
+        ),
+        (
+            {"grids": [{"methods": ["macs"], "targets": {"cnn": [0.4], "transformer": [0.2]}}]},
+            "is one number when the criterion is macs",
+        ),
+        ({"given": {"name": "x"}}, "given is a list of points, each with name, upstream"),
+        ({"given": [{"name": "x"}]}, r"given\[0\] has no upstream; it needs name, upstream"),
+        ({"given": [GIVEN | {"gmacs": "x"}]}, r"given\[0\]\.gmacs is 'x', which is no number"),
+        ({"given": [GIVEN | {"upstream": "c"}]}, r"given\[0\]\.upstream is c, but .* are a, b"),
         ({"launcher": "pbs"}, "it is local or slurm"),
         ({"parallel": 0}, "must be at least 1"),
         ({"paralel": 2}, "has no option paralel"),
@@ -376,3 +444,125 @@ def test_the_front_of_a_grid(recipe):
             )
         ]
         assert {g.target for g in front} == {g.target for g in groups if g not in beaten}
+        if not higher:
+            assert record.curve("a", "sepsize") == front[::-1]
+
+
+def drawn(monkeypatch, plot, *arguments):
+    """The first panel of a figure, and by label what is drawn in it."""
+    kept = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: kept.append(figure) or path)
+    plot(*arguments)
+    axes = kept[0].axes[0]
+    return axes, dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+
+
+def test_a_grid_is_drawn_by_transformer_share_and_its_front_beside_other_methods(
+    recipe, monkeypatch
+):
+    pairs = {"cnn": [0.2, 0.5, 0.8], "transformer": [0.2, 0.6]}
+    grids = [
+        {"methods": ["sepsize"], "targets": pairs, "upstreams": ["a"]},
+        {"methods": ["macs"], "targets": [0.4, 0.6], "upstreams": ["a"]},
+    ]
+    Path("sweep.yaml").write_text(yaml.safe_dump(CONFIG | {"grids": grids}))
+    run()
+    paths = Path("exp/sweep_test").glob("*/results.json")
+    record = read_swept_models([(path.parent.name.split("-")[1], "a", path) for path in paths])
+    axes, series = drawn(monkeypatch, figures.plot_grid, record, "a", "sepsize", "grid.png")
+    by_share = {label: line.get_xdata() for label, line in series.items()}
+    # Mean shares of (0.2 0.5 0.8) and 0.2 or 0.6 are removed of 1 GMAC.
+    assert by_share["Transformer 0.2"] == pytest.approx([0.8, 0.65, 0.5])
+    assert by_share["Transformer 0.6"] == pytest.approx([0.6, 0.45, 0.3])
+    front = record.curve("a", "sepsize")
+    shares = [f"{group.target.by_name()['cnn']:g}" for group in front]
+    assert [text.get_text() for text in axes.texts] == shares
+    assert by_share["Pareto front on clean"] == pytest.approx([g.macs / 1e9 for g in front])
+    given = GivenPoint(**GIVEN)
+    _, series = drawn(monkeypatch, figures.plot_methods, record, "a", "methods.png", [given])
+    curve = series["sepsize (Pareto front)"].lines[0]
+    assert curve.get_xdata() == pytest.approx([g.macs / 1e9 for g in front])
+    theirs = series["theirs (given)"]
+    assert (theirs.get_xdata()[0], theirs.get_ydata()[0]) == (0.5, 7.5)
+    assert theirs.get_markerfacecolor() == "none"
+    assert series["macs"].lines[0].get_markerfacecolor() != "none"
+
+
+def test_given_points_are_named_with_their_source(recipe, caplog):
+    elsewhere = GIVEN | {"name": "other", "test_set": "far"}
+    Path("sweep.yaml").write_text(yaml.safe_dump(CONFIG | {"given": [GIVEN, elsewhere]}))
+    run("--only", "a-macs-*")
+    sentence = "given, not measured here: theirs, 0.5 GMACs, 7.5 % on clean (a paper, Table 1)."
+    for name in ("RESULTS.md", "index.html"):
+        assert sentence in Path("exp/sweep_test", name).read_text()
+    assert "other is not drawn: no point of a was decoded on far" in caplog.text
+
+
+def differences(text):
+    """Rows of the first table of differences by the pair that they compare."""
+    part = text.split("### Differences\n")[1].strip().split("\n\n")[0]
+    rows = [line.strip("|").split("|") for line in part.splitlines() if "---" not in line]
+    assert rows[0][:3] == ["first", "second", "GMACs"]
+    return {(row[0], row[1]): row[2:] for row in rows[1:]}
+
+
+def test_groups_are_compared_with_the_unpruned_model_and_with_other_methods(recipe):
+    run()
+    text = Path("exp/sweep_test/RESULTS.md").read_text()
+    rows = differences(text)
+    groups = ["macs 0.4", "macs 0.6", "size 0.4", "size 0.6"]
+    sepsize = "sepsize cnn=0.5 transformer=0.3"
+    assert set(rows) == {("unpruned", group) for group in [*groups, sepsize]} | {
+        # Of equal MACs; sepsize has 0.6 GMACs as well.
+        ("macs 0.4", "size 0.4"),
+        ("macs 0.6", "size 0.6"),
+        ("macs 0.4", sepsize),
+        ("size 0.4", sepsize),
+    }
+    paths = Path("exp/sweep_test").glob("a-*/results.json")
+    record = read_swept_models([(path.parent.name.split("-")[1], "a", path) for path in paths])
+    by_label = {group.label: group for group in record.points["a"]}
+    pair = [by_label["macs 0.4"].alignments("clean"), by_label["size 0.4"].alignments("clean")]
+    assert list(map(len, pair)) == [3, 1]
+    found = ComparedSystems(pair).compare(0, 1).difference
+    macs, cell, p, other, other_p = rows["macs 0.4", "size 0.4"]
+    assert macs == "0.6, 0.6" and p == "-"
+    assert cell.startswith(f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]")
+    # Both have heard the other set like the unpruned model.
+    assert (other, other_p) == ("+0.00 [+0.00, +0.00]", "-")
+    unpruned = rows["unpruned", "macs 0.6"]
+    assert unpruned[1].endswith(" *") and unpruned[2] == "< 0.001" and unpruned[4] == "1.000"
+    assert "The errors of several seeds are averaged by utterance and resampled together" in text
+
+
+def test_results_without_alignments_are_still_read(recipe):
+    run()
+
+    def forget(*paths):
+        for path in paths:
+            record = json.loads(path.read_text())
+            record.pop("utterances", None)
+            for model in record["models"]:
+                model.pop("alignments", None)
+            path.write_text(json.dumps(record))
+        run("--report_only")
+        return Path("exp/sweep_test/RESULTS.md").read_text()
+
+    text = forget(Path("exp/sweep_test/a-macs-0.4/results.json"))
+    rows = differences(text)
+    # One seed of three has none, and there is no mean over the others.
+    assert not any("macs 0.4" in pair for pair in rows) and ("unpruned", "macs 0.6") in rows
+    assert "1 of 8 pruned models are not compared: their results are from before" in text
+    text = forget(*Path("exp/sweep_test").glob("*/results.json"))
+    assert "### Differences" not in text
+    assert "these results are from before alignments were kept in results.json." in text
+
+
+def test_other_utterances_are_not_compared(recipe, caplog):
+    run()
+    path = Path("exp/sweep_test/a-size-0.6/results.json")
+    path.write_text(path.read_text().replace("s-07", "s-77"))
+    run("--report_only")
+    rows = differences(Path("exp/sweep_test/RESULTS.md").read_text())
+    assert not any("size 0.6" in pair for pair in rows) and ("unpruned", "size 0.4") in rows
+    assert "size 0.6 of a was decoded on other utterances of clean" in caplog.text

@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "export a model to ONNX, torch.export or TorchScript",
     "bench": "time encoders side by side",
     "gpu_figures": "measure speed and memory on a GPU, all on one page",
+    "compare": "say whether the difference of two decoded models means something",
     "sweep": "prune by several methods to several targets, and compare",
 }
 

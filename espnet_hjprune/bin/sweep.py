@@ -71,7 +71,8 @@ def write_report(sweep: Sweep) -> None:
         (point.method, point.upstream, sweep.job(point).directory / "results.json")
         for point in finished
     ]
-    written = write_sweep_report(sweep.config.name, read_swept_models(results), sweep.directory)
+    record = read_swept_models(results)
+    written = write_sweep_report(sweep.config.name, record, sweep.directory, sweep.config.given)
     logging.info("wrote %s", ", ".join(str(path) for path in written))
 
 

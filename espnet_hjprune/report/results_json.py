@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from espnet_hjprune.report.results_md import DecodedModel, Metric, environment
+from espnet_hjprune.scoring.alignment import Alignments
 
 METHOD_KEYS = ("criterion", "units", "target_sparsity", "constraints", "layers")
 
@@ -26,9 +27,13 @@ def result_record(
         metric: figure of merit.
 
     Returns:
-        ``metric``, ``environment`` and, under ``models``, for each of them cost, counts of errors
-        by type and set, ``values`` of the metric by set and, unless it is the unpruned model,
-        method and sizes of the layers.
+        ``metric``, ``environment``, ``utterances`` with the ids of every set as one text and,
+        under ``models``, for each of them cost, counts of errors by type and set, ``values`` of
+        the metric by set, ``alignments`` by set and, unless it is the unpruned model, method and
+        sizes of the layers. Alignments are one text with a word for each utterance, in which each
+        letter is a word: ``C`` is right, ``S`` substituted, ``D`` deleted, ``I`` inserted, and
+        ``-`` stands for an utterance without words. So all letters but ``I`` are the words of the
+        reference, and all but ``C`` the errors.
     """
     entries = []
     for model, summary in zip(models, [None, *summaries], strict=True):
@@ -43,6 +48,7 @@ def result_record(
                 for kind, scores in model.scores.items()
             },
             "values": {name: metric.value(counts) for name, counts in model.scores["wer"].items()},
+            "alignments": {name: one.to_text() for name, one in model.alignments.items()},
         }
         if summary is not None:
             entry |= {key: summary[key] for key in METHOD_KEYS if key in summary}
@@ -52,5 +58,22 @@ def result_record(
         "seconds": float(summaries[0].get("seconds", 10.0)),
         "metric": {"name": metric.name, "higher_is_better": metric.higher_is_better},
         "environment": dict(environment()),
+        "utterances": {
+            name: " ".join(one.utterances) for name, one in models[0].alignments.items()
+        },
         "models": entries,
+    }
+
+
+def recorded_alignments(
+    record: Mapping[str, Any], entry: Mapping[str, Any]
+) -> dict[str, Alignments]:
+    """Read the alignments of an entry of ``models`` by set; none in a record from before them.
+
+    Raises:
+        HJPruneError: they are no alignments.
+    """
+    return {
+        name: Alignments.from_text(record["utterances"][name], letters)
+        for name, letters in entry.get("alignments", {}).items()
     }

@@ -15,6 +15,7 @@ from typing import Any
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.markdown import markdown_table
+from espnet_hjprune.scoring.alignment import Alignments, read_alignments
 from espnet_hjprune.scoring.confusion import (
     Confusion,
     classification_table,
@@ -67,6 +68,7 @@ class DecodedModel:
         params: parameters of the speech encoder.
         macs_removed: share of the unpruned model's MACs.
         scores: counts of errors by type (``wer``, ``cer``, ``ter``) and set.
+        alignments: words of every utterance by set.
         decoding: computation and audio of all sets together.
         confusions: labels by set; empty unless the task is classification.
     """
@@ -78,6 +80,7 @@ class DecodedModel:
     params: float
     macs_removed: float
     scores: dict[str, dict[str, ErrorCounts]]
+    alignments: dict[str, Alignments]
     decoding: DecodingTime
     confusions: dict[str, Confusion]
 
@@ -156,8 +159,8 @@ def read_model(
         references: for classification, the true labels of every set, ``utterance label`` lines.
 
     Raises:
-        HJPruneError: a set has no word errors, or sclite's count of wrong labels is not the one
-            that comes from comparing label by label.
+        HJPruneError: a set has no word errors or no texts, or sclite's count of wrong labels is
+            not the one that comes from comparing label by label.
     """
     exp_dir = Path(exp_dir)
     decoded = exp_dir / decode_tag
@@ -175,8 +178,11 @@ def read_model(
         test_set: _recount(reference, decoded / test_set, scores["wer"][test_set])
         for test_set, reference in (references or {}).items()
     }
+    alignments = {
+        test_set: read_alignments(decoded / test_set / "score_wer") for test_set in test_sets
+    }
     return DecodedModel(
-        name, exp_dir, decode_tag, macs, params, removed, scores, decoding, confusions
+        name, exp_dir, decode_tag, macs, params, removed, scores, alignments, decoding, confusions
     )
 
 
@@ -304,12 +310,14 @@ def render(
     models: Sequence[DecodedModel],
     table: Sequence[Sequence[str]],
     targets: Sequence[Sequence[str]],
+    comparison: str,
     images: Sequence[Image],
     output: Path,
 ) -> str:
     """Return the text of RESULTS.md; paths of figures are relative to ``output``'s directory.
 
-    ``table`` and ``targets`` are those of :func:`project_table` and :func:`target_table`.
+    ``table`` and ``targets`` are those of :func:`project_table` and :func:`target_table`,
+    ``comparison`` is the section of :func:`.comparison_section`.
     """
     parts = [f"# {title}\n", "## Environments\n"]
     parts.append("".join(f"- {name}: `{value}`\n" for name, value in environment()))
@@ -331,6 +339,7 @@ def render(
     parts.append(timing_note(models) + "\n")
     parts.append("Shares removed; compaction makes up for what the gates lack:\n")
     parts.append(markdown_table(targets))
+    parts.append(comparison)
     for image in images:
         path = Path(_relative(image.path, output.parent)).as_posix()
         parts.append(f"![{image.caption}]({path.replace(' ', '%20')})\n")

@@ -55,21 +55,23 @@ class ErrorCounts:
         return 100.0 * self.wrong_sentences / self.sentences
 
 
-def find_sclite() -> list[str]:
-    """Return the command that starts sclite: on the PATH, Debian's ``sctk sclite``, or in tools/.
+def find_sctk(name: str) -> list[str]:
+    """Return the command that starts a program of SCTK, such as sclite.
+
+    It is looked for on the PATH, as Debian's ``sctk NAME``, and in tools/.
 
     Raises:
-        HJPruneError: sclite is not installed.
+        HJPruneError: it is not installed.
     """
-    if program := shutil.which("sclite"):
+    if program := shutil.which(name):
         return [program]
     if program := shutil.which("sctk"):
-        return [program, "sclite"]
-    for pattern in ("sctk*/bin/sclite", "bin/sclite"):
+        return [program, name]
+    for pattern in (f"sctk*/bin/{name}", f"bin/{name}"):
         for path in sorted((_REPOSITORY / "tools").glob(pattern)):
             return [str(path)]
     raise HJPruneError(
-        "sclite was not found on the PATH, as 'sctk sclite' or in tools/; "
+        f"{name} was not found on the PATH, as 'sctk {name}' or in tools/; "
         "install the Debian package sctk, or build SCTK into tools/sctk"
     )
 
@@ -152,7 +154,7 @@ def score_set(
         HJPruneError: sclite is missing or fails, an utterance has no speaker or no transcript, or
             the hypothesis belongs to another set.
     """
-    sclite = find_sclite()
+    sclite = find_sctk("sclite")
     strangers = sorted(hypothesis.keys() - reference.keys())
     if strangers:
         raise HJPruneError(

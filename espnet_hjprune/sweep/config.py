@@ -13,13 +13,15 @@ from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.options import build_dataclass
 from espnet_hjprune.recipe.method import METHODS
-from espnet_hjprune.target import Target, parse_targets
+from espnet_hjprune.target import PARTS, Target, parse_targets
 
 # The recipe's, where a method of the sweep names no other.
 DEFAULT_METHOD = "macs"
 # What makes a pruning another one, beside its target, upstream and seed.
 PRUNING_OPTIONS = ("prune_config", "units", "distill")
 LAUNCHERS = ("local", "slurm")
+# What a result from elsewhere needs.
+_GIVEN = ("name", "upstream", "test_set", "gmacs", "value", "source")
 # What the sweep itself says to the recipe.
 OWN_OPTIONS = ("stage", "stop_stage", "target_sparsity", "targets", "seed", "results_copy")
 
@@ -31,7 +33,8 @@ class Grid:
     Attributes:
         methods: names of the sweep's methods.
         targets: one target each, or several rising ones for a curve from one pruning, which YAML
-            has as ``0.4``, as ``cnn=0.5 transformer=0.3`` or as ``0.2 0.3 0.4``.
+            has as ``0.4``, as ``cnn=0.5 transformer=0.3`` or as ``0.2 0.3 0.4``. Lists of ``cnn``
+            and ``transformer`` in their place stand for all pairs.
         upstreams: names of the sweep's upstreams; empty for all.
         seeds: seeds of pruning and final fine-tuning; empty for the configured one.
     """
@@ -40,6 +43,27 @@ class Grid:
     targets: list[tuple[Target, ...]]
     upstreams: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class GivenPoint:
+    """A result from elsewhere that is drawn beside those of the sweep.
+
+    Attributes:
+        name: what it is called.
+        upstream: name of the upstream in the sweep whose figure shows it.
+        test_set: name of the test set.
+        gmacs: MACs of the model for the length of audio that the sweep's are counted for, in 1e9.
+        value: the metric, in percent.
+        source: where the figures are from.
+    """
+
+    name: str
+    upstream: str
+    test_set: str
+    gmacs: float
+    value: float
+    source: str
 
 
 @dataclass(frozen=True)
@@ -86,6 +110,7 @@ class SweepConfig:
         launcher: ``local``, or ``slurm`` for jobs of a cluster.
         parallel: points that run at once.
         slurm: parameters of the jobs, as submitit names them, such as ``slurm_partition``.
+        given: results from elsewhere to draw beside those of the sweep.
     """
 
     name: str
@@ -97,6 +122,7 @@ class SweepConfig:
     launcher: str = "local"
     parallel: int = 1
     slurm: dict[str, Any] = field(default_factory=dict)
+    given: list[GivenPoint] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: str | Path) -> SweepConfig:
@@ -119,6 +145,7 @@ class SweepConfig:
             _read_grid(grid, f"{path}: grids[{number}]", config)
             for number, grid in enumerate(config.grids)
         ]
+        config.given = _read_given(config.given, f"{path}: given", config)
         config._check_names(path)
         if not re.fullmatch(r"[\w.-]+", str(config.name)):
             raise HJPruneError(f"{path}: name is '{config.name}'; it makes the name of a directory")
@@ -156,7 +183,7 @@ class SweepConfig:
         """All points, each once, in the order of the grids."""
         found: dict[str, Point] = {}
         for grid in self.grids:
-            upstreams = grid.upstreams or list(self.upstreams) or ["upstream"]
+            upstreams = grid.upstreams or self.upstream_names()
             seeds: list[int | None] = [*grid.seeds] or [None]
             for upstream, method, targets, seed in itertools.product(
                 upstreams, grid.methods, grid.targets, seeds
@@ -169,6 +196,10 @@ class SweepConfig:
                 point = Point(method, targets, upstream, seed, tuple(options.items()))
                 found.setdefault(point.name, point)
         return list(found.values())
+
+    def upstream_names(self) -> list[str]:
+        """Names of all upstreams; the recipe's own is called ``upstream``."""
+        return list(self.upstreams) or ["upstream"]
 
     def upstream_options(self, upstream: str) -> dict[str, str]:
         """Options of the recipe for all points of an upstream."""
@@ -219,6 +250,9 @@ def _read_grid(values: Any, option: str, config: SweepConfig) -> Grid:
     for name in ("methods", "targets"):
         if not isinstance(values, Mapping) or not values.get(name):
             raise HJPruneError(f"{option} has no {name}")
+    values = dict(values)
+    if isinstance(values["targets"], Mapping):
+        values["targets"] = _all_pairs(values["targets"], f"{option}.targets")
     for name in ("methods", "targets", "upstreams", "seeds"):
         if not isinstance(values.get(name, []), list):
             raise HJPruneError(f"{option}.{name} is a list, such as [{values[name]}]")
@@ -226,7 +260,7 @@ def _read_grid(values: Any, option: str, config: SweepConfig) -> Grid:
         parse_targets(written, f"{option}.targets[{number}]")
         for number, written in enumerate(values["targets"])
     ]
-    grid = build_dataclass(Grid, {**values, "targets": targets}, option)
+    grid = build_dataclass(Grid, values | {"targets": targets}, option)
     for name, known in (("methods", config.methods), ("upstreams", config.upstreams)):
         unknown = [str(value) for value in getattr(grid, name) if str(value) not in known]
         if unknown:
@@ -241,3 +275,36 @@ def _read_grid(values: Any, option: str, config: SweepConfig) -> Grid:
     if not all(isinstance(seed, int) and seed >= 0 for seed in grid.seeds):
         raise HJPruneError(f"{option}.seeds are whole numbers from 0, not {grid.seeds}")
     return grid
+
+
+def _all_pairs(values: Mapping[Any, Any], option: str) -> list[dict[str, Any]]:
+    """Separate targets of all pairs of the parts' shares, the last part's changing least often."""
+    lists = [values.get(part) for part in PARTS]
+    if set(values) != set(PARTS) or not all(isinstance(one, list) and one for one in lists):
+        raise HJPruneError(
+            f"{option} is a list of targets, or has a list of shares for each of {', '.join(PARTS)}"
+        )
+    return [
+        dict(zip(reversed(PARTS), shares, strict=True))
+        for shares in itertools.product(*reversed(lists))
+    ]
+
+
+def _read_given(values: Any, option: str, config: SweepConfig) -> list[GivenPoint]:
+    """Read results from elsewhere."""
+    if not isinstance(values, list):
+        raise HJPruneError(f"{option} is a list of points, each with {', '.join(_GIVEN)}")
+    points = []
+    for number, value in enumerate(values):
+        name = f"{option}[{number}]"
+        lacking = [key for key in _GIVEN if not isinstance(value, Mapping) or key not in value]
+        if lacking:
+            raise HJPruneError(f"{name} has no {lacking[0]}; it needs {', '.join(_GIVEN)}")
+        point = build_dataclass(GivenPoint, value, name)
+        if point.upstream not in config.upstream_names():
+            raise HJPruneError(
+                f"{name}.upstream is {point.upstream}, but upstreams of the sweep are "
+                f"{', '.join(config.upstream_names())}"
+            )
+        points.append(point)
+    return points

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,23 +21,21 @@ from espnet_hjprune.drawing import (
     save_figure,
 )
 from espnet_hjprune.report.figures import UNIT_TITLES
-from espnet_hjprune.sweep.record import (
-    SweepRecord,
-    SweptGroup,
-    has_separate_targets,
-    pareto_front,
-)
-from espnet_hjprune.target import PARTS
+from espnet_hjprune.sweep.config import GivenPoint
+from espnet_hjprune.sweep.record import SweepRecord, SweptGroup, has_separate_targets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot_methods(record: SweepRecord, upstream: str, path: str | Path) -> Path:
+def plot_methods(
+    record: SweepRecord, upstream: str, path: str | Path, given: Sequence[GivenPoint] = ()
+) -> Path:
     """Draw the metric against the MACs by method, one panel a test set (paper Figs. 1, 2, 4, 6).
 
     Points are means over seeds, bars their standard deviation; the dashed line is the unpruned
-    model.
+    model. Of separate targets the Pareto front is drawn, see :meth:`.SweepRecord.curve`. Open
+    markers are points that are ``given``.
     """
     test_sets, unpruned = record.test_sets, record.unpruned[upstream]
     with matplotlib.rc_context(STYLE):
@@ -46,68 +45,92 @@ def plot_methods(record: SweepRecord, upstream: str, path: str | Path) -> Path:
             for method, colour, mark in zip(
                 record.methods(upstream), cycle(COLOURS), cycle("osD^vP"), strict=False
             ):
-                groups = record.of_method(upstream, method, test_set)
+                curve = record.curve(upstream, method)
+                groups = [group for group in curve if group.values(test_set)]
                 axes.errorbar(
                     [group.macs / 1e9 for group in groups],
                     [group.mean(test_set) for group in groups],
                     yerr=[group.deviation(test_set) for group in groups],
-                    # No line joins targets that differ in two ways.
-                    fmt=mark if has_separate_targets(groups) else f"{mark}-",
+                    fmt=f"{mark}-",
                     color=colour,
                     ms=6,
                     mec="white",
                     capsize=3,
                     elinewidth=1.2,
-                    label=method,
+                    label=f"{method} (Pareto front)" if has_separate_targets(curve) else method,
                 )
-            if unpruned.values(test_set):
-                level = unpruned.mean(test_set)
-                axes.axhline(level, ls="--", lw=1.2, color=OUTLINE, zorder=1)
-                axes.plot(unpruned.macs / 1e9, level, "*", color=INK, ms=11, label="unpruned")
+            _draw_unpruned(axes, unpruned, test_set)
+            beside = [point for point in given if point.test_set == test_set]
+            for point, mark in zip(beside, cycle("oDs^v"), strict=False):
+                x, y = point.gmacs, point.value
+                axes.plot(x, y, mark, color=INK, ms=7, mfc="none", label=f"{point.name} (given)")
             _name_axes(axes, record, test_set)
-        panels[0].legend(loc="best", fontsize=8.5)
+        # The panel with most to say names the markers for all.
+        most = max(panels, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
+        most.legend(loc="best", fontsize=8.5)
         headline(figure, f"{upstream}: methods")
         return save_figure(figure, path)
 
 
 def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path) -> Path:
-    """Draw all points of a grid of separate targets with their Pareto front (paper Fig. 3)."""
-    groups = record.of_method(upstream, method)
+    """Draw a grid of separate targets, one series a share of the Transformer (paper Fig. 3).
+
+    Rings are around the points of the Pareto front on the first test set, which stand for the
+    method in :func:`plot_methods`; numbers are the CNN's shares there.
+    """
+    groups, front = record.of_method(upstream, method), record.curve(upstream, method)
+    series: dict[float, list[SweptGroup]] = {}
+    for group in groups:
+        if group.target is not None:
+            series.setdefault(group.target.by_name()["transformer"], []).append(group)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(1.0 + 4.4 * len(record.test_sets), 4.2)
         panels = figure.subplots(1, len(record.test_sets), squeeze=False)[0]
         for axes, test_set in zip(panels, record.test_sets, strict=True):
-            shown = [group for group in groups if group.values(test_set)]
-            front = pareto_front(shown, test_set, record.higher_is_better)
+            for share, colour in zip(sorted(series), cycle(COLOURS), strict=False):
+                shown = [group for group in series[share] if group.values(test_set)]
+                axes.plot(
+                    [group.macs / 1e9 for group in shown],
+                    [group.mean(test_set) for group in shown],
+                    "o-",
+                    color=colour,
+                    ms=5,
+                    label=f"Transformer {share:g}",
+                )
+            selected = [group for group in front if group.values(test_set)]
             axes.plot(
-                [group.macs / 1e9 for group in front],
-                [group.mean(test_set) for group in front],
-                "-",
-                color=COLOURS[1],
-                label="Pareto front",
+                [group.macs / 1e9 for group in selected],
+                [group.mean(test_set) for group in selected],
+                "o",
+                color=INK,
+                ms=10,
+                mfc="none",
+                label=f"Pareto front on {record.test_sets[0]}",
             )
-            for group in shown:
-                x, y = group.macs / 1e9, group.mean(test_set)
-                shares = group.target.shares if group.target is not None else ()
-                colour = COLOURS[1] if group in front else MUTED
-                axes.plot(x, y, "o", color=colour, ms=6, mec="white")
+            for group in selected:
+                shares = group.target.by_name() if group.target is not None else {}
                 axes.annotate(
-                    " / ".join(f"{share:g}" for share in shares),
-                    (x, y),
-                    (6, 4),
+                    f"{shares['cnn']:g}",
+                    (group.macs / 1e9, group.mean(test_set)),
+                    (6, 5),
                     textcoords="offset points",
                     fontsize=7.5,
                     color=MUTED,
                 )
-            unpruned = record.unpruned[upstream]
-            if unpruned.values(test_set):
-                level = unpruned.mean(test_set)
-                axes.axhline(level, ls="--", lw=1.2, color=OUTLINE, zorder=1, label="unpruned")
-            axes.margins(x=0.2, y=0.15)
+            _draw_unpruned(axes, record.unpruned[upstream], test_set)
+            axes.margins(x=0.1, y=0.1)
             _name_axes(axes, record, test_set)
         panels[0].legend(loc="best", fontsize=8.5)
-        headline(figure, f"{upstream}: separate targets of {method} ({' / '.join(PARTS)})")
+        headline(figure, f"{upstream}: separate targets of {method}, numbers are those of the CNN")
         return save_figure(figure, path)
+
+
+def _draw_unpruned(axes: Axes, unpruned: SweptGroup, test_set: str) -> None:
+    """Draw the unpruned model, where it was decoded on the set, and its level."""
+    if unpruned.values(test_set):
+        level = unpruned.mean(test_set)
+        axes.axhline(level, ls="--", lw=1.2, color=OUTLINE, zorder=1)
+        axes.plot(unpruned.macs / 1e9, level, "*", color=INK, ms=11, label="unpruned")
 
 
 def plot_remaining(record: SweepRecord, upstream: str, method: str, path: str | Path) -> Path:

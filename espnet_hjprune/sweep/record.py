@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.report.results_json import recorded_alignments
+from espnet_hjprune.scoring.alignment import Alignments
 from espnet_hjprune.target import Target
 
 
@@ -26,6 +28,7 @@ class SweptModel:
         params: parameters of the speech encoder.
         macs_removed: share of the MACs.
         values: the metric in percent by test set.
+        alignments: words of every utterance by test set; empty in results from before them.
         layers: units by kind and layer; empty if unpruned.
     """
 
@@ -36,6 +39,7 @@ class SweptModel:
     params: float
     macs_removed: float
     values: Mapping[str, float]
+    alignments: Mapping[str, Alignments]
     layers: Mapping[str, Any]
 
 
@@ -60,6 +64,11 @@ class SweptGroup:
         return self.models[0].target
 
     @property
+    def label(self) -> str:
+        """Method and target."""
+        return self.method if self.target is None else f"{self.method} {self.target}"
+
+    @property
     def macs_removed(self) -> float:
         """Mean share of MACs removed."""
         return statistics.fmean(model.macs_removed for model in self.models)
@@ -77,6 +86,12 @@ class SweptGroup:
     def values(self, test_set: str) -> list[float]:
         """The metric of every model that was decoded on a set."""
         return [model.values[test_set] for model in self.models if test_set in model.values]
+
+    def alignments(self, test_set: str) -> list[Alignments]:
+        """Those of every model that was decoded on a set; none where one of these has none."""
+        decoded = [model for model in self.models if test_set in model.values]
+        found = [m.alignments[test_set] for m in decoded if test_set in m.alignments]
+        return found if len(found) == len(decoded) else []
 
     def mean(self, test_set: str) -> float:
         """Mean of the metric on a set; there must be values."""
@@ -134,6 +149,19 @@ class SweepRecord:
             groups = [group for group in groups if group.values(test_set)]
         return sorted(groups, key=lambda group: -group.macs)
 
+    def curve(self, upstream: str, method: str) -> list[SweptGroup]:
+        """What stands for a method beside others, by falling MACs.
+
+        All its groups or, where they have separate targets, the Pareto front of these on the first
+        test set, as the paper's Fig. 3 selects what its Figs. 1, 2 and 4 show.
+        """
+        groups = self.of_method(upstream, method)
+        if not has_separate_targets(groups):
+            return groups
+        test_set = self.test_sets[0]
+        shown = [group for group in groups if group.values(test_set)]
+        return pareto_front(shown, test_set, self.higher_is_better)[::-1]
+
 
 def read_swept_models(results: Iterable[tuple[str, str, Path]]) -> SweepRecord:
     """Read the ``results.json`` of points.
@@ -153,12 +181,14 @@ def read_swept_models(results: Iterable[tuple[str, str, Path]]) -> SweepRecord:
             dense, *compact = record["models"]
             metric = record["metric"]
             kinds.add((metric["name"], metric["higher_is_better"], record["seconds"]))
-            unpruned.setdefault(upstream, []).append(_model(dense, upstream, "unpruned", None))
+            unpruned.setdefault(upstream, []).append(
+                _model(record, dense, upstream, "unpruned", None)
+            )
             groups = pruned.setdefault(upstream, {})
             for entry in compact:
                 target = Target.parse(entry["target_sparsity"])
                 groups.setdefault((method, target), []).append(
-                    _model(entry, upstream, method, target)
+                    _model(record, entry, upstream, method, target)
                 )
         except FileNotFoundError:
             raise HJPruneError(f"{path} does not exist; run stage 7 of this point") from None
@@ -186,7 +216,11 @@ def read_swept_models(results: Iterable[tuple[str, str, Path]]) -> SweepRecord:
 
 
 def _model(
-    entry: Mapping[str, Any], upstream: str, method: str, target: Target | None
+    record: Mapping[str, Any],
+    entry: Mapping[str, Any],
+    upstream: str,
+    method: str,
+    target: Target | None,
 ) -> SweptModel:
     """A model of ``results.json``."""
     return SweptModel(
@@ -197,14 +231,18 @@ def _model(
         params=entry["params"],
         macs_removed=entry["macs_removed"],
         values=entry["values"],
+        alignments=recorded_alignments(record, entry),
         layers=entry.get("layers", {}),
     )
 
 
 def _distinct(models: Sequence[SweptModel]) -> tuple[SweptModel, ...]:
-    """One model for each different result; one that was decoded on fewer sets is no other."""
+    """One model for each different result; one that was decoded on fewer sets is no other.
+
+    Of equal results one with alignments stands for all.
+    """
     found: list[SweptModel] = []
-    for model in sorted(models, key=lambda m: -len(m.values)):
+    for model in sorted(models, key=lambda m: (-len(m.values), -len(m.alignments))):
         if not any(model.values.items() <= other.values.items() for other in found):
             found.append(model)
     return tuple(found)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import base64
 import html
 import itertools
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_hjprune.atomic import write_text
 from espnet_hjprune.markdown import markdown_table
+from espnet_hjprune.sweep.comparisons import comparison_note, comparison_table
+from espnet_hjprune.sweep.config import GivenPoint
 from espnet_hjprune.sweep.record import SweepRecord, SweptGroup, has_separate_targets
 
 PAGE_STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; margin: 2rem auto; max-width: 72rem;
        padding: 0 1rem; }
-h1, h2 { line-height: 1.2; }
+h1, h2, h3 { line-height: 1.2; }
 figure { margin: 1.5rem 0; }
 .wide { overflow-x: auto; }
 figcaption { color: #66717d; }
@@ -25,14 +29,24 @@ th, td { padding: .3rem .8rem; border-bottom: 1px solid #e4e8ed; text-align: rig
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
 p { color: #66717d; }
 """
+# Headline of the tables of differences.
+DIFFERENCES = "Differences"
 
 
 @dataclass(frozen=True)
 class Section:
-    """What is shown of one upstream: table rows, the first being the header, and figures."""
+    """What is shown of one upstream.
+
+    Attributes:
+        title: its headline.
+        table: rows of the table of all models, the first being the header.
+        comparisons: rows of the table of differences, the same way; none if there are none.
+        images: captions and files of the figures.
+    """
 
     title: str
     table: list[list[str]]
+    comparisons: list[list[str]]
     images: list[tuple[str, Path]]
 
 
@@ -70,8 +84,8 @@ def _with_spread(group: SweptGroup, test_set: str) -> str:
     return text if count == len(group.models) else f"{text} ({count} of {len(group.models)})"
 
 
-def notes(record: SweepRecord) -> str:
-    """What the figures mean."""
+def notes(record: SweepRecord, given: Sequence[GivenPoint] = ()) -> str:
+    """What the figures mean, and what of them was not measured here."""
     text = (
         f"{record.metric} is better where {'higher' if record.higher_is_better else 'lower'}. "
         "MACs and parameters are those of the speech encoder, without the task's head. Where there "
@@ -85,16 +99,27 @@ def notes(record: SweepRecord) -> str:
             " The points were pruned from unpruned models with different results, on different "
             "machines or with different options; the unpruned model's are their mean."
         )
+    text += f" {comparison_note(record)}"
+    if given:
+        listed = "; ".join(
+            f"{point.name}, {point.gmacs:g} GMACs, {point.value:g} % on {point.test_set} "
+            f"({point.source})"
+            for point in given
+        )
+        text += f" Open markers are given, not measured here: {listed}."
     return text
 
 
-def write_sweep_report(name: str, record: SweepRecord, directory: Path) -> list[Path]:
+def write_sweep_report(
+    name: str, record: SweepRecord, directory: Path, given: Sequence[GivenPoint] = ()
+) -> list[Path]:
     """Write ``RESULTS.md``, ``index.html`` and ``images/`` of a sweep.
 
     Args:
         name: of the sweep.
         record: its finished points.
         directory: where to write.
+        given: points from elsewhere to draw beside them.
 
     Returns:
         The two files.
@@ -104,10 +129,12 @@ def write_sweep_report(name: str, record: SweepRecord, directory: Path) -> list[
     sections = []
     for upstream in record.upstreams:
         images = directory / "images"
+        beside = [point for point in given if point.upstream == upstream]
+        path = images / f"{upstream}_methods.png"
         figures = [
             (
                 f"{record.metric} against MACs, {upstream}",
-                sweep_figures.plot_methods(record, upstream, images / f"{upstream}_methods.png"),
+                sweep_figures.plot_methods(record, upstream, path, beside),
             )
         ]
         for method in record.methods(upstream):
@@ -127,11 +154,23 @@ def write_sweep_report(name: str, record: SweepRecord, directory: Path) -> list[
                     sweep_figures.plot_remaining(record, upstream, method, path),
                 )
             )
-        sections.append(Section(upstream, sweep_table(record, upstream), figures))
+        comparisons = comparison_table(record, upstream)
+        sections.append(Section(upstream, sweep_table(record, upstream), comparisons, figures))
     title = f"Sweep {name}"
+    shown = []
+    for point in given:
+        if point.upstream in record.upstreams and point.test_set in record.test_sets:
+            shown.append(point)
+        else:
+            logging.warning(
+                "%s is not drawn: no point of %s was decoded on %s",
+                point.name,
+                point.upstream,
+                point.test_set,
+            )
     markdown, page = directory / "RESULTS.md", directory / "index.html"
-    write_text(markdown, render_markdown(title, sections, notes(record), directory))
-    write_text(page, render_html(title, sections, notes(record)))
+    write_text(markdown, render_markdown(title, sections, notes(record, shown), directory))
+    write_text(page, render_html(title, sections, notes(record, shown)))
     return [markdown, page]
 
 
@@ -141,6 +180,9 @@ def render_markdown(title: str, sections: list[Section], note: str, directory: P
     for section in sections:
         parts.append(f"## {section.title}\n")
         parts.append(markdown_table(section.table))
+        if section.comparisons:
+            parts.append(f"### {DIFFERENCES}\n")
+            parts.append(markdown_table(section.comparisons))
         for caption, path in section.images:
             parts.append(f"![{caption}]({path.relative_to(directory).as_posix()})\n")
     parts.append(note + "\n")
@@ -152,13 +194,10 @@ def render_html(title: str, sections: list[Section], note: str) -> str:
     body = [f"<h1>{html.escape(title)}</h1>"]
     for section in sections:
         body.append(f"<h2>{html.escape(section.title)}</h2>")
-        header, *rows = section.table
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        body.append(f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>')
-        for row in rows:
-            cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-            body.append(f"<tr>{cells}</tr>")
-        body.append("</tbody></table></div>")
+        body += _html_table(section.table)
+        if section.comparisons:
+            body.append(f"<h3>{DIFFERENCES}</h3>")
+            body += _html_table(section.comparisons)
         for caption, path in section.images:
             data = base64.b64encode(path.read_bytes()).decode("ascii")
             body.append(
@@ -173,3 +212,14 @@ def render_html(title: str, sections: list[Section], note: str) -> str:
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
+
+
+def _html_table(table: list[list[str]]) -> list[str]:
+    """Lines of a table, the first row of which is the header."""
+    header, *rows = table
+    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    lines = [f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>']
+    for row in rows:
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        lines.append(f"<tr>{cells}</tr>")
+    return [*lines, "</tbody></table></div>"]

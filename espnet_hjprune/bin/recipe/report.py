@@ -11,6 +11,7 @@ from pathlib import Path
 from espnet_hjprune.atomic import write_text
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.report.comparison import comparison_section
 from espnet_hjprune.report.results_json import result_record
 from espnet_hjprune.report.results_md import (
     METRICS,
@@ -107,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for (name, exp_dir), (summary, size) in zip(named, sizes, strict=True)
     ]
     metric = METRICS[args.metric]
+    comparison = comparison_section(models, metric)
 
     from espnet_hjprune.report import figures  # after the checks: matplotlib takes a second
 
@@ -143,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     table = project_table(models, metric, float(summaries[0].get("seconds", 10.0)))
     targets = target_table(models[1:], summaries)
-    text = render(args.title, models, table, targets, images, args.output)
+    text = render(args.title, models, table, targets, comparison, images, args.output)
     write_text(args.output, text)
     for path in args.json:
         record = result_record(args.title, models, summaries, metric)
