@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
-from espnet_hjprune.espnet.losses import find_upstreams
+from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
 
 # Mean over so many drawings of the gates.
 DRAWS = 5
@@ -26,9 +26,10 @@ def report_initial_loss(model: AbsESPnetModel) -> None:
     Both are without dropout and masks. A training that goes on where it was says nothing.
 
     Args:
-        model: a model that has gates; any other is left alone.
+        model: a model that has gates; any other, and the control, is left alone.
     """
-    if any(u.pruner is not None for u in find_upstreams(model).values()):
+    pruners = find_pruners(model)
+    if pruners and pruners[0].options.units:
         hook = _BeforeFirstBatch()
         hook.handle = model.register_forward_pre_hook(hook, with_kwargs=True)
 
