@@ -16,6 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError, UsageError
 from espnet_hjprune.pruning.config import UNITS, PruningConfig
 from espnet_hjprune.recipe import options as recipe_options
@@ -384,6 +385,23 @@ def test_targets_of_another_form_than_the_configurations(tmp_path: Path) -> None
 
 
 # What is completed
+
+
+@pytest.mark.parametrize(
+    "place", sorted(str(p.parent) for p in ROOT.glob("egs2/*/asr1/conf/*/train.yaml"))
+)
+def test_configurations_of_the_recipes_are_complete(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(place).parent.parent)
+    (tmp_path / "upstream.pt").touch()
+    options = {"upstream": "wav2vec2_local", "upstream_ckpt": str(tmp_path / "upstream.pt")}
+    directory = f"conf/{Path(place).name}"
+    for prune in sorted(Path(directory).glob("prune*.yaml")):
+        completed = complete(config_dir=directory, prune_config=str(prune), **options)
+        assert completed["train_config"] == f"{directory}/train.yaml"
+        pruning = read_config(prune)["frontend_conf"]["pruning"]
+        assert completed["target_sparsity"] == str(pruning["target_sparsity"])
 
 
 @pytest.mark.parametrize(
