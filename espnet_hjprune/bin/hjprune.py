@@ -17,7 +17,7 @@ COMMANDS = {
     "bench": "time encoders side by side",
     "gpu_figures": "measure speed and memory on a GPU, all on one page",
     "compare": "say whether the difference of two decoded models means something",
-    "constraint_dynamics": "prune a tiny model again and again, to see where the constraint settles",
+    "constraint_dynamics": "prune a tiny model many times, to see where the constraint settles",
     "sweep": "prune by several methods to several targets, and compare",
 }
 
