@@ -32,8 +32,8 @@ def test_prunings_are_run_once_and_written_to_a_page(tmp_path, monkeypatch):
         assert curve.target == pytest.approx([0, 0.4, 0.4]) and curve.initial_loss > 0
         assert all(0 < sparsity < 0.4 for sparsity in curve.sparsity)
         assert curve.lambda1[-1] < 0 < curve.lambda2[-1]
-    page = (tmp_path / "README.md").read_text()
-    assert page.count("|0.05|linear|mean|61|") == 2 and "curves.png" in page
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert page.count("|0.05|linear|mean|61|0.4|") == 2 and "curves.png" in page
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("damping*.json")}
     command.main(options)

@@ -60,6 +60,7 @@ class Setting:
         loss: ``sum`` of the CTC loss over an utterance, as ESPnet has it, or its ``mean`` over the
             frames.
         steps: of the optimiser.
+        target: share of the MACs that is removed.
     """
 
     damping: float
@@ -67,12 +68,13 @@ class Setting:
     schedule: str
     loss: str
     steps: int = 13380
+    target: float = 0.4
 
     @property
     def name(self) -> str:
         """Name of the file with its curve."""
         parts = [f"damping{self.damping:g}", f"rate{self.rate:g}", self.schedule, self.loss]
-        return "-".join([*parts, str(self.steps)])
+        return "-".join([*parts, f"steps{self.steps}", f"target{self.target:g}"])
 
 
 @dataclass
@@ -193,20 +195,14 @@ def pretrained(directory: Path) -> TonesModel:
     return model
 
 
-def prune(model: TonesModel, setting: Setting, target: float) -> Curve:
-    """Prune a copy of the model as the recipe for the base model does.
-
-    Args:
-        model: the dense model.
-        setting: how it is pruned.
-        target: share of the MACs that is removed.
-    """
+def prune(model: TonesModel, setting: Setting) -> Curve:
+    """Prune a copy of the dense model as the recipe for the base model does."""
     model = copy.deepcopy(model).train()
     torch.manual_seed(1)
     share = setting.steps / 13380
     warmup, ramp = round(3000 * share), round(2230 * share)
     options = PruningConfig(
-        target_sparsity=target,
+        target_sparsity=setting.target,
         ramp_steps=ramp,
         gate_lr=setting.rate,
         lambda_lr=setting.rate,
@@ -281,6 +277,7 @@ def curve_table(curves: Sequence[Curve]) -> str:
             c.setting.schedule,
             c.setting.loss,
             str(c.setting.steps),
+            f"{c.setting.target:g}",
             f"{c.sparsity[-1]:.4f}",
             f"{c.error:+.2%}",
             f"{c.overshoot:.1%}",
@@ -298,6 +295,7 @@ def curve_table(curves: Sequence[Curve]) -> str:
         "schedule",
         "task loss",
         "steps",
+        "target",
         "sparsity at the end",
         "off target",
         "largest beyond it",
@@ -311,10 +309,11 @@ def curve_table(curves: Sequence[Curve]) -> str:
 
 
 def plot_curves(curves: Sequence[Curve], path: Path) -> Path:
-    """Draw expected sparsity against steps, a panel for each damping and loss."""
-    panels: dict[tuple[float, str], list[Curve]] = {}
+    """Draw expected sparsity against steps, a panel for each target, damping and loss."""
+    panels: dict[tuple[float, float, str], list[Curve]] = {}
     for curve in sorted(curves, key=lambda c: c.setting.name):
-        panels.setdefault((curve.setting.damping, curve.setting.loss), []).append(curve)
+        s = curve.setting
+        panels.setdefault((s.target, s.damping, s.loss), []).append(curve)
     names = sorted({(c.setting.rate, c.setting.schedule, c.setting.steps) for c in curves})
     with matplotlib.rc_context(STYLE):
         columns = min(2, len(panels))
@@ -329,7 +328,9 @@ def plot_curves(curves: Sequence[Curve], path: Path) -> Path:
                 label = f"{s.rate:g} {s.schedule}, {s.steps} steps"
                 axes.plot(at, curve.sparsity, color=colour, lw=1.4, label=label)
             axes.plot(at, curve.target, "--", color=MUTED, lw=1.2, label="target")
-            axes.set_title(f"damping {panel[0]:g}, {panel[1]} of the task loss")
+            axes.set_title(
+                f"target {panel[0]:g}, damping {panel[1]:g}, {panel[2]} of the task loss"
+            )
             axes.set_xlabel("share of the steps")
             axes.set_ylabel("expected sparsity")
             axes.legend(fontsize=7.5, loc="lower right")
@@ -340,7 +341,7 @@ def plot_curves(curves: Sequence[Curve], path: Path) -> Path:
 
 
 def settings_of(values: Mapping[str, Sequence[Any]]) -> list[Setting]:
-    """Every combination of the given dampings, rates, schedules, losses and steps."""
+    """Every combination of the given values for the fields of a setting."""
     found: list[dict[str, Any]] = [{}]
     for name, choices in values.items():
         found = [{**chosen, name: choice} for chosen in found for choice in choices]

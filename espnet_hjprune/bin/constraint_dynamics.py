@@ -1,6 +1,6 @@
 """Run whole prunings of a tiny model, and see whether the constraint settles on its target.
 
-One file for each pruning goes to OUTPUT; those that are there are not run again. OUTPUT/README.md
+One file for each pruning goes to OUTPUT; those that are there are not run again. OUTPUT/RESULTS.md
 has the table, OUTPUT/curves.png the figure.
 """
 
@@ -28,7 +28,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--schedules", nargs="+", default=["constant", "linear"])
     parser.add_argument("--losses", nargs="+", default=["sum", "mean"])
     parser.add_argument("--steps", type=int, nargs="+", default=[13380], help="the paper's: 13380")
-    parser.add_argument("--target", type=float, default=0.4, help="share of the MACs to remove")
+    parser.add_argument("--targets", type=float, nargs="+", default=[0.4], help="shares of MACs")
     return parser
 
 
@@ -64,16 +64,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             "schedule": args.schedules,
             "loss": args.losses,
             "steps": args.steps,
+            "target": args.targets,
         }
     )
     missing = [s for s in chosen if not (args.output / f"{s.name}.json").is_file()]
     if missing:
         model = pretrained(args.output)
         for setting in missing:
-            save_curve(prune(model, setting, args.target), args.output)
+            save_curve(prune(model, setting), args.output)
     curves = read_curves(args.output)
     plot_curves(curves, args.output / "curves.png")
-    write_text(args.output / "README.md", curve_table(curves) + "\n![curves](curves.png)\n")
+    write_text(args.output / "RESULTS.md", curve_table(curves) + "\n![curves](curves.png)\n")
     print(curve_table(curves))
 
 
