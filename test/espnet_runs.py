@@ -138,7 +138,7 @@ def prune_options(corpus: Corpus, **changes: Any) -> dict[str, Any]:
                 "upstream": "wav2vec2_local",
                 "path_or_url": str(corpus.directory / "upstream.pt"),
             },
-            "pruning": {"target_sparsity": 0.4, "ramp_steps": 3},
+            "pruning": {"target_sparsity": 0.4, "ramp_steps": 3, "allow_off_target": True},
         },
         "optim": "adamw",
         "optim_conf": {"lr": 0.0005},

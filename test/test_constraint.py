@@ -166,6 +166,10 @@ def test_targets_beyond_the_gates_reach_are_refused(caplog):
     assert "0.4 is beyond that; train for more epochs" in caplog.text
     with pytest.raises(HJPruneError, match=r"raise pruning.gate_lr 0.02 or lower"):
         check_travel(pruner, 1.0)
+    allowed, _ = make(target_sparsity=0.4, initial_keep=0.9999, allow_off_target=True)
+    caplog.clear()
+    check_travel(allowed, 1.0)
+    assert "0.4 is beyond that" in caplog.text
     control, _ = make(units=[], target_sparsity=0)
     check_travel(control, 0.0)
     separate, _ = make(criterion="sepsize", target_sparsity={"cnn": 0.9, "transformer": 0.1})

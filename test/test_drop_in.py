@@ -152,7 +152,12 @@ TRAINING = {
     "frontend_conf": {
         "frontend_conf": {"upstream": "wav2vec2_local", "path_or_url": "upstream.pt"},
         "multilayer_feature": True,
-        "pruning": {"criterion": "macs", "target_sparsity": 0.4, "ramp_steps": 4},
+        "pruning": {
+            "criterion": "macs",
+            "target_sparsity": 0.4,
+            "ramp_steps": 4,
+            "allow_off_target": True,
+        },
     },
     "model": "hj_prune",
     "exclude_weight_decay": True,

@@ -213,7 +213,7 @@ def test_everything_lands_in_the_file_that_espnet_reads(form: str, shape_dir: Pa
         "--init_param", "exp/train/valid.loss.ave.pth", "--teacher", "exp/train/best.pth",
         "--method", "transformer", "--targets", "0.2 0.30 0.4", "--units", "ffn conv",
         "--ramp_epochs", "3", "--hold_epochs", "2", "--rise_epochs", "1",
-        "--", "--max_epoch", "11",
+        "--allow_off_target", "true", "--", "--max_epoch", "11",
     ]  # fmt: skip
     config = pruning_config(form)
     if form == "encoder":
@@ -231,6 +231,7 @@ def test_everything_lands_in_the_file_that_espnet_reads(form: str, shape_dir: Pa
         "ramp_steps": 36,
         "hold_steps": 24,
         "rise_steps": 12,
+        "allow_off_target": True,
     }
     assert conf["distillation"] == {"teacher": "exp/train/best.pth"}
     source = conf["upstream_conf" if form == "encoder" else "frontend_conf"]

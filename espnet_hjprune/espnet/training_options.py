@@ -90,9 +90,8 @@ def check_gate_travel(options: Mapping[str, Any], pruner: Pruner) -> None:
         return
     conf = {name: p.default for name, p in signature(LinearWarmupDecay).parameters.items()}
     conf |= options.get("scheduler_conf") or {}
-    distance = summed_gate_rate(
-        pruner.options.gate_lr, conf["warmup_steps"], conf["total_steps"], conf["pruning_schedule"]
-    )
+    rate, steps = pruner.options.gate_lr, int(conf["total_steps"])
+    distance = summed_gate_rate(rate, conf["warmup_steps"], steps, conf["pruning_schedule"])
     betas = (options.get("optim_conf") or {}).get("betas", (0.9, 0.999))
     check_travel(pruner, distance, tuple(betas))
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.options import build_dataclass, read_number
+from espnet_hjprune.options import build_dataclass, read_flag, read_number
 from espnet_hjprune.target import Target, TargetLike
 
 UNITS = ("conv", "head", "ffn", "hidden")
@@ -43,6 +43,7 @@ class PruningConfig:
         lambda_lr: learning rate of the multipliers.
         damping: weight of a fixed quadratic penalty on the distance from the target, beside
             the learned multipliers; it damps their swing around the target.
+        allow_off_target: train also where the gates cannot reach the target in so many steps.
         beta: temperature of the hard-concrete distribution.
         stretch: its interval before clamping to [0, 1].
         seconds: virtual audio length for which MACs are counted.
@@ -62,6 +63,7 @@ class PruningConfig:
     gate_lr: float = 0.02
     lambda_lr: float = 0.02
     damping: float = 0.0
+    allow_off_target: bool = False
     beta: float = 2 / 3
     stretch: tuple[float, float] = (-0.1, 1.1)
     seconds: float = 10.0
@@ -95,6 +97,7 @@ class PruningConfig:
         for name in ("beta", "seconds"):
             if getattr(self, name) <= 0:
                 raise HJPruneError(f"pruning.{name} is {getattr(self, name)}; it must be positive")
+        read_flag(self.allow_off_target, "pruning.allow_off_target")
         self._check_initial_keep()
         if self.round_to != "auto" and not (isinstance(self.round_to, int) and self.round_to > 0):
             raise HJPruneError(

@@ -37,7 +37,8 @@ def check_travel(
         betas: of the optimiser.
 
     Raises:
-        HJPruneError: even if every gate went down in every step, the target would not be reached.
+        HJPruneError: even if every gate went down in every step, the target would not be reached,
+            and the options do not allow that.
 
     Example:
         >>> check_travel(pruner, distance=0.02 * 13380)
@@ -59,7 +60,7 @@ def check_travel(
             f"the pruning.{what} {target} is beyond that; train for more epochs, raise "
             f"pruning.gate_lr {options.gate_lr} or lower pruning.initial_keep"
         )
-        if limit < target:
+        if limit < target and not options.allow_off_target:
             raise HJPruneError(f"{way}; {remedy}")
         if usual < target:
             logging.warning("%s; %s", way.capitalize(), remedy)

@@ -60,7 +60,7 @@ Upstream and pruning; what is empty is as configured
   --hold_epochs 2             epochs at each of several targets
   --rise_epochs 1             epochs from one of them to the next
   --units ""                  gated units, such as "head ffn hidden"
-  --allow_off_target false    compact also if the gates are far from the target
+  --allow_off_target false    prune and compact also if the gates do not come to the target
   --distill false             the unpruned model teaches in stages 4 and 6
   --seed ""                   seed of stages 4 and 6
   --compile false             train a compiled encoder in stages 3, 4 and 6
@@ -233,7 +233,8 @@ stage_4() {
     if unfinished_training "${prune_exp}" "${prune_max_epoch}" "${options[*]}" "${prune_args[*]}" \
         "$(settings_checksum "${prune_config}" "${train_exp}/.done" "${data_stamps[@]}")"; then
         "${configure[@]}" --config "${prune_config}" --output_dir "${prune_exp}" \
-            --max_epoch "${prune_max_epoch}" "${options[@]}" -- "${prune_args[@]}"
+            --max_epoch "${prune_max_epoch}" --allow_off_target "${allow_off_target}" \
+            "${options[@]}" -- "${prune_args[@]}"
         run_training "stage 4: gated pruning" "${prune_exp}" "${espnet_train[@]}" \
             --config "${prune_exp}/training.yaml" --output_dir "${prune_exp}" "${prune_args[@]}"
         for index in "${!compact_dirs[@]}"; do

@@ -59,6 +59,9 @@ def get_parser() -> argparse.ArgumentParser:
     pruning.add_argument("--ramp_epochs", type=int, help="epochs in which the target rises")
     pruning.add_argument("--hold_epochs", type=int, default=0, help="epochs at each of several")
     pruning.add_argument("--rise_epochs", type=int, default=0, help="epochs between them")
+    pruning.add_argument(
+        "--allow_off_target", default="false", help="true: train even if the target is out of reach"
+    )
     for option in ("method", "target_sparsity", "targets", "units"):
         pruning.add_argument(f"--{option}", default="", help="as the recipe has it")
     parser.add_argument(
@@ -92,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ramp = Ramp(args.ramp_epochs, args.hold_epochs, args.rise_epochs)
         method = Method.from_options(args.method, args.target_sparsity, args.targets, args.units)
         config = method.apply(config, args.config)
+        if args.allow_off_target == "true":
+            plugin_options(config, args.config)["pruning"]["allow_off_target"] = True
     if args.teacher:
         config = with_distillation(config, args.config, args.teacher)
     if args.compile == "true":
