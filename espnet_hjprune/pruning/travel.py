@@ -53,7 +53,7 @@ def check_travel(
     for name, target, before, usual, limit in rows:
         what = f"target_sparsity.{name}" if name else "target_sparsity"
         way = (
-            f"log_alpha of the gates goes down by at most some {distance:.1f} in the whole "
+            f"log_alpha of the gates goes down by about {distance:.1f} at most in the whole "
             f"training, from an expected sparsity of {before:.3f} to {usual:.3f}"
         )
         remedy = (
@@ -63,6 +63,6 @@ def check_travel(
         if limit < target and not options.allow_off_target:
             raise HJPruneError(f"{way}; {remedy}")
         if usual < target:
-            logging.warning("%s; %s", way.capitalize(), remedy)
+            logging.warning("Gates: %s; %s", way, remedy)
         else:
             logging.info("Gates: %s, with the target %s", way, target)
