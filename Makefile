@@ -17,7 +17,7 @@ help:
 	@echo "make demo   prune a small model on a synthetic corpus; DEMO_OPTS='--ngpu 1' adds options"
 	@echo "make test   check the style and run the tests; PYTEST_OPTS='-k tokens' adds options"
 	@echo "make test-killed       kill a recipe at 20 moments and compare what a second run makes (30 min)"
-	@echo "make test-recipes      run TED-LIUM 2's recipe and one made by the guide to their ends (5 min)"
+	@echo "make test-recipes      run recipes to their ends: TED-LIUM 2, Kaldi's data, a sweep, the guide's (10 min)"
 	@echo "make test-untidy       format 5000 odd data directories (10 min)"
 	@echo "make test-environment  run a recipe in a path with blanks, without a home directory (10 min)"
 	@echo "make test-newer-torch  compare upstreams under a newer torch (3 GB more to install)"
@@ -45,6 +45,7 @@ test-killed: setup
 
 test-recipes: setup
 	$(BIN)/python3 -m pytest -m slow --numprocesses 2 --dist load test/test_add_a_recipe.py \
+		test/test_recipe_end_to_end.py test/test_recipe_kaldi_data.py \
 		test/test_recipe_tedlium2_end_to_end.py $(PYTEST_OPTS)
 
 test-untidy: setup

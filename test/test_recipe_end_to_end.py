@@ -161,6 +161,7 @@ def test_new_data_start_over_only_what_they_concern(recipe, monkeypatch):
     assert output.count("was made with other options or inputs") == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_curve_from_one_pruning(recipe):
     names = [word.removeprefix("--") for word in SETTINGS[::2]]
     sweep = {

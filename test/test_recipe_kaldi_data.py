@@ -483,6 +483,7 @@ def lay_out(directory: Path, rows: dict[str, tuple[np.ndarray, str, str]], place
     write_lines(directory / "reco2file_and_channel", ["nonsense"])
 
 
+@pytest.mark.slow
 def test_the_recipe_takes_data_of_others(tmp_path: Path):
     recipe = copy_recipe(tmp_path, "librispeech_100/asr1", *SETTINGS)
     make_mini_librispeech(tmp_path / "mini", MiniLibriSpeechConfig(COUNTS), nj=2)
