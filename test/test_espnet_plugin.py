@@ -741,11 +741,13 @@ def test_devices_with_matrix_units_change_the_precision(asr, checkpoint, monkeyp
     assert model.frontend.amp_dtype in (torch.bfloat16, torch.float16)
 
 
-@pytest.mark.parametrize(("keep", "harms"), [(None, False), (0.9, True)])
+@pytest.mark.parametrize(("keep", "harms"), [(None, False), (0.5, True)])
 def test_the_log_says_what_the_gates_do_to_the_first_loss(asr, checkpoint, caplog, keep, harms):
     config = options(checkpoint)
     if keep is not None:
         config["frontend_conf"]["pruning"]["initial_keep"] = keep
+    # A CTC layer and gates for which half of the units matter; of random ones some do not care.
+    torch.manual_seed(3)
     model = training_model(asr, config)
     model.frontend.refuses_short_audio = False
     ungated = copy.deepcopy(model).eval()
