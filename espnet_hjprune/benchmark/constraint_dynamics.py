@@ -33,7 +33,7 @@ from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.optimizer import GATES, MULTIPLIERS, attach
 from espnet_hjprune.pruning.pruner import Pruner
-from espnet_hjprune.pruning.rates import warmup_decay
+from espnet_hjprune.pruning.rates import pruning_factor, warmup_decay
 
 # Symbols are pairs of tones, of which an utterance has four.
 TONES = (500, 800, 1200, 1700, 2400, 3300)
@@ -43,6 +43,8 @@ BATCH = 4
 # What a sum over the frames of an utterance of LibriSpeech (14.5 s) has for one frame here.
 FRAMES_PER_UTTERANCE = 725
 PRETRAINING_STEPS, PRETRAINING_RATE = 3000, 1e-3
+# Of the paper's pruning of the base model, in optimiser steps.
+PAPER_STEPS, PAPER_WARMUP, PAPER_RAMP = 13380, 3000, 2230
 # Between two points of a curve.
 RECORDED_STEPS = 30
 # What counts as on the target, relative to it.
@@ -67,7 +69,7 @@ class Setting:
     rate: float
     schedule: str
     loss: str
-    steps: int = 13380
+    steps: int = PAPER_STEPS
     target: float = 0.4
 
     @property
@@ -199,8 +201,8 @@ def prune(model: TonesModel, setting: Setting) -> Curve:
     """Prune a copy of the dense model as the recipe for the base model does."""
     model = copy.deepcopy(model).train()
     torch.manual_seed(1)
-    share = setting.steps / 13380
-    warmup, ramp = round(3000 * share), round(2230 * share)
+    share = setting.steps / PAPER_STEPS
+    warmup, ramp = round(PAPER_WARMUP * share), round(PAPER_RAMP * share)
     options = PruningConfig(
         target_sparsity=setting.target,
         ramp_steps=ramp,
@@ -212,7 +214,6 @@ def prune(model: TonesModel, setting: Setting) -> Curve:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-4, weight_decay=0.01)
     attach(pruner, optimizer)
     base = [group["lr"] for group in optimizer.param_groups]
-    follows = setting.schedule == "linear"
     scale = FRAMES_PER_UTTERANCE if setting.loss == "sum" else 1
     generator = np.random.default_rng(1)
     curve = Curve(setting)
@@ -223,9 +224,9 @@ def prune(model: TonesModel, setting: Setting) -> Curve:
     losses: list[float] = []
     for step in progress_bar(range(setting.steps), desc=setting.name):
         factor = warmup_decay(step, warmup, setting.steps)
+        own = pruning_factor(step, warmup, setting.steps, setting.schedule)
         for group, rate in zip(optimizer.param_groups, base, strict=True):
-            own = group.get("name") in (GATES, MULTIPLIERS)
-            group["lr"] = rate if own and not follows else rate * factor
+            group["lr"] = rate * (own if group.get("name") in (GATES, MULTIPLIERS) else factor)
         loss = model(*utterances(generator), pruner)
         penalty, figures = pruner.regularise()
         optimizer.zero_grad()

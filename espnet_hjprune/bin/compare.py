@@ -16,13 +16,14 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.report.comparison import (
     HOW_COMPARED,
     TEST_NAMES,
+    compared_on,
     difference_header,
     difference_row,
     estimate_text,
 )
 from espnet_hjprune.report.decoding import Decoding, find_decoding
 from espnet_hjprune.report.results_md import METRICS, Metric, plain_table
-from espnet_hjprune.scoring.significance import ComparedSystems, Comparison
+from espnet_hjprune.scoring.significance import Comparison
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -53,12 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     metric = _metric(args.metric, first, second)
     comparisons = {}
     for test_set in _test_sets(args.test_set, first, second):
-        systems = [[first.alignments[test_set]], [second.alignments[test_set]]]
-        try:
-            compared = ComparedSystems(systems, metric.higher_is_better)
-        except HJPruneError as error:
-            raise HJPruneError(f"{test_set}: {error}") from None
-        comparisons[test_set] = compared.compare(0, 1)
+        models = [first.alignments[test_set], second.alignments[test_set]]
+        comparisons[test_set] = compared_on(test_set, models, metric).compare(0, 1)
     if args.json:
         print(json.dumps(_as_record(first, second, metric, comparisons), indent=2))
         return

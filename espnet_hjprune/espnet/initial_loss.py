@@ -16,8 +16,6 @@ from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
 DRAWS = 5
 # The loss may differ by this share; more harms the model that pruning starts from.
 TOLERANCE = 0.05
-# How the line in the log begins, by which the recipe's progress finds it.
-INITIAL_LOSS = "Loss of the first batch"
 
 
 def report_initial_loss(model: AbsESPnetModel) -> None:
@@ -64,8 +62,8 @@ class _BeforeFirstBatch:
         gated = statistics.fmean(loss for loss in drawn if loss is not None)
         change = gated / dense - 1 if dense else 0.0
         line = (
-            f"{INITIAL_LOSS}: {dense:.4g} without gates, {gated:.4g} ({change:+.1%}) with gates as "
-            f"drawn, mean of {DRAWS}"
+            f"Loss of the first batch: {dense:.4g} without gates, {gated:.4g} ({change:+.1%}) with "
+            f"gates as drawn, mean of {DRAWS}"
         )
         if abs(change) > TOLERANCE:
             logging.warning(

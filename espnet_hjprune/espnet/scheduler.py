@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.pruning.optimizer import GATES, MULTIPLIERS
-from espnet_hjprune.pruning.rates import warmup_decay
+from espnet_hjprune.pruning.rates import pruning_factor, warmup_decay
 
 
 class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
@@ -56,9 +56,11 @@ class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
     def get_lr(self) -> list[float]:
         """Learning rates of all parameter groups."""
         factor = self.factor(self.last_epoch)
-        constant = self.pruning_schedule == "constant"
+        own = pruning_factor(
+            self.last_epoch, self.warmup_steps, self.total_steps, self.pruning_schedule
+        )
         return [
-            base if constant and group.get("name") in (GATES, MULTIPLIERS) else base * factor
+            base * (own if group.get("name") in (GATES, MULTIPLIERS) else factor)
             for base, group in zip(self.base_lrs, self.optimizer.param_groups, strict=True)
         ]
 

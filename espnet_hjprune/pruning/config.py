@@ -128,8 +128,7 @@ class PruningConfig:
             raise HJPruneError(
                 f"pruning.earlier_targets is {self.earlier_targets}, not a list such as [0.2, 0.3]"
             )
-        shares = [*self.targets.values()]
-        shares += [share for level in self.levels for share in level.values()]
+        shares = [share for level in self.levels for share in level.values()]
         if not self.units and any(shares):
             raise HJPruneError(
                 f"pruning.units is empty; choose among {', '.join(UNITS)}, or set "
@@ -180,11 +179,12 @@ class PruningConfig:
         Raises:
             HJPruneError: one is no target, or of another form than the criterion's.
         """
+        final = self.targets
         earlier = [
             self._by_constraint(target, f"earlier_targets[{number}]")
             for number, target in enumerate(self.earlier_targets)
         ]
-        return [*earlier, self.targets]
+        return [*earlier, final]
 
     def _by_constraint(self, target: TargetLike, option: str) -> dict[str, float]:
         return Target.parse(target, f"pruning.{option}", self.criterion).by_name()

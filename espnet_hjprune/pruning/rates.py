@@ -11,6 +11,13 @@ def warmup_decay(step: int, warmup_steps: int, total_steps: int) -> float:
     return max(0.0, (total_steps - step) / rest)
 
 
+def pruning_factor(step: int, warmup_steps: int, total_steps: int, pruning_schedule: str) -> float:
+    """The same share for gates and multipliers; with a ``constant`` schedule it is always 1."""
+    if pruning_schedule == "constant":
+        return 1.0
+    return warmup_decay(step, warmup_steps, total_steps)
+
+
 def summed_gate_rate(
     gate_lr: float, warmup_steps: int, total_steps: int, pruning_schedule: str
 ) -> float:
@@ -22,6 +29,7 @@ def summed_gate_rate(
         total_steps: of the training.
         pruning_schedule: ``constant``, or ``linear`` where gates follow the weights.
     """
-    if pruning_schedule == "constant":
-        return gate_lr * total_steps
-    return gate_lr * sum(warmup_decay(n, warmup_steps, total_steps) for n in range(total_steps))
+    return gate_lr * sum(
+        pruning_factor(step, warmup_steps, total_steps, pruning_schedule)
+        for step in range(total_steps)
+    )

@@ -322,12 +322,11 @@ def _method_tag(options: Mapping[str, str], method: Method, pruning: PruningConf
         words.append(config)
     if options["distill"] == "true":
         words.append("distilled")
-    if name == "dense":
-        pass
-    elif options["targets"]:
-        words += ["to", *map(str, method.targets)]
-    else:
-        words += str(Target.parse(pruning.target_sparsity)).replace("=", " ").split()
+    if name != "dense":  # It has no target.
+        if options["targets"]:
+            words += ["to", *map(str, method.targets)]
+        else:
+            words += str(Target.parse(pruning.target_sparsity)).replace("=", " ").split()
     if options["seed"]:
         words.append(f"seed{options['seed']}")
     return "_".join(words)

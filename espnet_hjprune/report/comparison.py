@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.markdown import markdown_table
 from espnet_hjprune.report.results_md import DecodedModel, Metric, Rows
+from espnet_hjprune.scoring.alignment import Alignments
 from espnet_hjprune.scoring.significance import (
     CONFIDENCE,
     RESAMPLES,
@@ -63,6 +64,18 @@ def difference_header(metric: Metric) -> list[str]:
     return [f"{metric.name}, second minus first", "resamples with the second better", f"p ({test})"]
 
 
+def compared_on(test_set: str, models: Sequence[Alignments], metric: Metric) -> ComparedSystems:
+    """Compare single models on a test set, which errors name.
+
+    Raises:
+        HJPruneError: two models have recognised other utterances of the set.
+    """
+    try:
+        return ComparedSystems([[model] for model in models], metric.higher_is_better)
+    except HJPruneError as error:
+        raise HJPruneError(f"{test_set}: {error}") from None
+
+
 def comparison_section(models: Sequence[DecodedModel], metric: Metric) -> str:
     """Return the part of RESULTS.md with intervals, and differences of pairs of models.
 
@@ -81,12 +94,7 @@ def comparison_section(models: Sequence[DecodedModel], metric: Metric) -> str:
         pairs = [pair for pair in pairs if pair[0] == 0]
         note += " `hjprune compare` compares any other two models."
     for test_set in models[0].alignments:
-        try:
-            compared = ComparedSystems(
-                [[model.alignments[test_set]] for model in models], metric.higher_is_better
-            )
-        except HJPruneError as error:
-            raise HJPruneError(f"{test_set}: {error}") from None
+        compared = compared_on(test_set, [model.alignments[test_set] for model in models], metric)
         intervals[0].append(f"{test_set} {metric.name} (%)")
         for place, row in enumerate(intervals[1:]):
             row.append(estimate_text(compared.estimate(place)))

@@ -6,13 +6,13 @@ import itertools
 import logging
 
 from espnet_hjprune.report.comparison import HOW_COMPARED, TEST_NAMES, difference_text, p_text
+from espnet_hjprune.report.results_md import Rows
 from espnet_hjprune.scoring.alignment import Alignments
 from espnet_hjprune.scoring.significance import ComparedSystems
 from espnet_hjprune.sweep.record import SweepRecord, SweptGroup
 
 # How much two groups' MACs may differ, as a share of the larger, for methods to be compared there.
 SIMILAR = 0.05
-Rows = list[list[str]]
 
 
 def comparison_table(record: SweepRecord, upstream: str) -> Rows:

@@ -48,8 +48,7 @@ def plot_methods(
                 curve = record.curve(upstream, method)
                 groups = [group for group in curve if group.values(test_set)]
                 axes.errorbar(
-                    [group.macs / 1e9 for group in groups],
-                    [group.mean(test_set) for group in groups],
+                    *_coordinates(groups, test_set),
                     yerr=[group.deviation(test_set) for group in groups],
                     fmt=f"{mark}-",
                     color=colour,
@@ -90,8 +89,7 @@ def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path)
             for share, colour in zip(sorted(series), cycle(COLOURS), strict=False):
                 shown = [group for group in series[share] if group.values(test_set)]
                 axes.plot(
-                    [group.macs / 1e9 for group in shown],
-                    [group.mean(test_set) for group in shown],
+                    *_coordinates(shown, test_set),
                     "o-",
                     color=colour,
                     ms=5,
@@ -99,8 +97,7 @@ def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path)
                 )
             selected = [group for group in front if group.values(test_set)]
             axes.plot(
-                [group.macs / 1e9 for group in selected],
-                [group.mean(test_set) for group in selected],
+                *_coordinates(selected, test_set),
                 "o",
                 color=INK,
                 ms=10,
@@ -123,6 +120,11 @@ def plot_grid(record: SweepRecord, upstream: str, method: str, path: str | Path)
         panels[0].legend(loc="best", fontsize=8.5)
         headline(figure, f"{upstream}: separate targets of {method}, numbers are those of the CNN")
         return save_figure(figure, path)
+
+
+def _coordinates(groups: Sequence[SweptGroup], test_set: str) -> tuple[list[float], list[float]]:
+    """GMACs and mean of the metric of groups that were decoded on the set."""
+    return [group.macs / 1e9 for group in groups], [group.mean(test_set) for group in groups]
 
 
 def _draw_unpruned(axes: Axes, unpruned: SweptGroup, test_set: str) -> None:
