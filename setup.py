@@ -26,7 +26,7 @@ setup(
         # Upstreams by the names that s3prl has for them; those of Hugging Face need transformers.
         "s3prl": ["s3prl>=0.4.18", "torchaudio>=2.8", "transformers"],
         "plot": ["matplotlib", "scipy"],
-        "export": ["jiwer", "onnx", "onnxruntime", "onnxscript"],
+        "export": ["jiwer", "onnx", "onnxruntime", "onnxscript", "transformers"],
         "beam": ["flashlight-text", "kenlm", "torchaudio>=2.8"],
         "slurm": ["submitit"],
     },

@@ -28,6 +28,7 @@ from espnet_hjprune.espnet.teacher import load_teacher
 from espnet_hjprune.inference.audio import ReadAhead
 from espnet_hjprune.inference.batches import WASTE, Batch, make_batches, make_padded_batches
 from espnet_hjprune.inference.beam import BeamSearch
+from espnet_hjprune.inference.best_path import best_path_search
 from espnet_hjprune.inference.config import DecodeConfig
 from espnet_hjprune.inference.cuda_graph import CudaGraphs, _Captured
 from espnet_hjprune.inference.decode import Decoder
@@ -84,6 +85,24 @@ def test_greedy_search_finds_what_espnet_finds(lengths, vocabulary, sharpness, b
         tokens, score = espnet_search(log_probs[row, :length])
         assert found[row].tokens == tokens
         assert found[row].score == pytest.approx(score, abs=2e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    vocabulary=st.integers(2, 5),
+    seed=st.integers(0, 10**6),
+)
+def test_best_path_takes_the_most_likely_token_of_every_frame(lengths, vocabulary, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(len(lengths), max(lengths), vocabulary, generator=generator)
+    log_probs = logits.log_softmax(-1)
+    found = best_path_search(log_probs, torch.tensor(lengths))
+    for row, length in enumerate(lengths):
+        path = [max(range(vocabulary), key=lambda n: log_probs[row, t, n]) for t in range(length)]
+        assert found[row].tokens == [token for token, _ in itertools.groupby(path) if token]
+        score = sum(log_probs[row, t, token].item() for t, token in enumerate(path))
+        assert found[row].score == pytest.approx(score, abs=1e-4)
 
 
 def test_greedy_search_of_long_audio_keeps_its_precision():

@@ -13,8 +13,8 @@ from test_decoding import configuration, save_model, write_audio
 
 from espnet_hjprune.bin import export as export_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.inference.check import largest_difference, word_errors
-from espnet_hjprune.inference.export import QUANTIZATIONS, SUFFIXES, FeatureModel, export
+from espnet_hjprune.export.check import largest_difference, word_errors
+from espnet_hjprune.export.graphs import QUANTIZATIONS, SUFFIXES, FeatureModel, export
 from espnet_hjprune.inference.model import load_recogniser
 from espnet_hjprune.inference.runtime import load_exported
 from espnet_hjprune.model.upstream import SpeechUpstream

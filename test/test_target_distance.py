@@ -14,6 +14,7 @@ import espnet_hjprune as hj
 from espnet_hjprune.bin import compact as compact_command
 from espnet_hjprune.bin.recipe import target_distance
 from espnet_hjprune.model.espnet_config import NAME
+from espnet_hjprune.model.target_distance import TargetDistance
 from espnet_hjprune.pruning.config import PruningConfig
 
 SEPARATE = {"cnn": 0.6, "transformer": 0.3}
@@ -45,6 +46,12 @@ def saved(upstream: hj.SpeechUpstream, directory: Path) -> list[str]:
     state = {f"frontend.core.{name}": value for name, value in upstream.state_dict().items()}
     torch.save(state, directory / "3epoch.pth")
     return [f"--train_config={directory}/config.yaml", f"--model_file={directory}/3epoch.pth"]
+
+
+def test_a_target_of_zero_is_met_but_for_rounding():
+    # The control of conf/small: what its gates should remove and do differs by this much.
+    assert not TargetDistance("", -2.8e-17, 0.0).is_far
+    assert TargetDistance("", 1e-3, 0.0).is_far
 
 
 @pytest.mark.parametrize(

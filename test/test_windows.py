@@ -21,10 +21,10 @@ from test_decoding import loaded, locations, save_model, texts_of, write_audio
 
 from espnet_hjprune.bin import export as export_command
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.inference import check
+from espnet_hjprune.export import check
+from espnet_hjprune.export.check import word_errors
 from espnet_hjprune.inference.audio import read_samples
 from espnet_hjprune.inference.batches import make_batches, make_padded_batches
-from espnet_hjprune.inference.check import word_errors
 from espnet_hjprune.inference.config import DecodeConfig
 from espnet_hjprune.inference.decode import Decoder, search
 from espnet_hjprune.inference.model import load_recogniser

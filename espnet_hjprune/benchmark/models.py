@@ -14,8 +14,8 @@ from torch import nn
 
 from espnet_hjprune.benchmark.modes import MODES, compiled
 from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.export.graphs import SUFFIXES, FeatureModel, export
 from espnet_hjprune.inference.cuda_graph import CudaGraphs
-from espnet_hjprune.inference.export import SUFFIXES, FeatureModel, export
 from espnet_hjprune.inference.runtime import load_exported
 from espnet_hjprune.model.alignment import prune_at_random
 from espnet_hjprune.model.upstream import SpeechUpstream

@@ -1,8 +1,10 @@
-"""Export a CTC model or a linear classifier to ONNX, torch.export or TorchScript.
+"""Export a CTC model or a classifier to Hugging Face, s3prl, ONNX, torch.export or TorchScript.
 
-Batch and time are dynamic, and every utterance gets the output that it has alone. Inputs are
-``wave`` (batch, samples) at 16 kHz, zero after the end of an utterance, and ``lengths`` (batch,)
-in samples; outputs are log probabilities (batch, time, token) and valid frames (batch,).
+``huggingface`` writes a directory that transformers loads with its own code, s3prl's downstream
+models through ``torch.hub``. The others write a graph, in which batch and time are dynamic: inputs
+are ``wave`` (batch, samples) at 16 kHz, zero after the end of an utterance, and ``lengths``
+(batch,) in samples; outputs are log probabilities (batch, time, token) and valid frames (batch,).
+Every utterance gets the output that it has alone.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.errors import HJPruneError
 
-FORMATS = ("onnx", "torch_export", "torchscript")
+FORMATS = ("huggingface", "onnx", "torch_export", "torchscript")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -33,6 +35,11 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--encoder_only", action="store_true", help="features instead of log probabilities"
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=("sherpa-onnx", "onnx-asr"),
+        help="with onnx: names, vocabulary and configuration as this package reads them",
     )
     parser.add_argument(
         "--data_dir", type=Path, help="wav.scp and text whose word errors are compared"
@@ -60,9 +67,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     if args.encoder_only and args.data_dir:
         raise HJPruneError("--encoder_only gives no words; leave --data_dir out")
+    if args.quantize and args.format == "huggingface":
+        raise HJPruneError(
+            "--format huggingface does not go with --quantize; transformers converts the weights "
+            "when it loads them (dtype)"
+        )
+    if args.runtime and (args.format != "onnx" or args.encoder_only):
+        raise HJPruneError("--runtime needs --format onnx, and no --encoder_only")
     from espnet_hjprune.atomic import replaced_directory
-    from espnet_hjprune.inference.check import TOLERANCE, largest_difference, word_errors
-    from espnet_hjprune.inference.export import SUFFIXES, FeatureModel, export, shortest
+    from espnet_hjprune.export.check import TOLERANCE, largest_difference, word_errors
+    from espnet_hjprune.export.graphs import SUFFIXES, FeatureModel, export, shortest
+    from espnet_hjprune.export.huggingface import export_huggingface
+    from espnet_hjprune.export.runtimes import export_for_runtime
     from espnet_hjprune.inference.model import Recogniser, load_recogniser
     from espnet_hjprune.inference.runtime import load_exported
     from espnet_hjprune.inference.windows import FrameGrid
@@ -72,18 +88,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = args.model_file or find_weights(args.model_dir)
     model: FeatureModel | Recogniser
     if args.encoder_only:
-        model = FeatureModel(load_trained_upstream(config, weights))
+        model = FeatureModel(load_trained_upstream(config, weights)).eval()
     else:
         model = load_recogniser(config, weights)
-    name = "_".join(part for part in ("export", args.format, args.quantize) if part)
+    kind = args.runtime or args.format
+    name = "_".join(part for part in ("export", kind, args.quantize) if part)
     output = (args.output_dir or args.model_dir / name).resolve()
     check_output(output, args.model_dir)
     with replaced_directory(output) as directory:
-        file = directory / f"model{SUFFIXES[args.format]}"
-        export(model, file, args.format, args.quantize)
         grid = FrameGrid.of(model.upstream.config)
-        exported = load_exported(file, grid=grid)
-        difference = largest_difference(model, exported)
+        if args.format == "huggingface":
+            exported = export_huggingface(model, directory, args.model_dir)
+        elif isinstance(model, Recogniser) and args.runtime:
+            file = export_for_runtime(model, directory, args.runtime, args.quantize)
+            exported = load_exported(file, grid=grid)
+        else:
+            file = directory / f"model{SUFFIXES[args.format]}"
+            export(model, file, args.format, args.quantize)
+            exported = load_exported(file, grid=grid)
+        difference = largest_difference(model, exported, args.runtime != "sherpa-onnx")
         if args.quantize is None and difference > TOLERANCE:
             raise HJPruneError(
                 f"the exported model differs by {difference:.1e} from {weights}, more than "
@@ -92,15 +115,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         report = {
             "model_file": str(weights),
             "format": args.format,
+            "runtime": args.runtime,
             "quantize": args.quantize,
             # Weights beyond 2 GB stand in a file of their own.
-            "bytes": sum(part.stat().st_size for part in directory.glob(f"{file.name}*")),
+            "bytes": sum(part.stat().st_size for part in directory.glob("model.*")),
             "shortest_samples": shortest(model.upstream),
             # Samples from a frame to the next, and samples that one reads.
             "frame_grid": asdict(grid),
             "max_abs_diff": difference,
         }
-        if isinstance(model, Recogniser):
+        if isinstance(model, Recogniser) and args.runtime is None:
             tokens = "".join(f"{token}\n" for token in model.tokens)
             (directory / "tokens.txt").write_text(tokens, encoding="utf-8")
         if isinstance(model, Recogniser) and args.data_dir:
@@ -115,12 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 args.data_dir,
             )
         (directory / "export.json").write_text(json.dumps(report, indent=2) + "\n")
-    logging.info(
-        "%s: %.1f MB, largest difference %.1e",
-        output / file.name,
-        report["bytes"] / 1e6,
-        difference,
-    )
+    logging.info("%s: %.1f MB, largest difference %.1e", output, report["bytes"] / 1e6, difference)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Literal
 
 from espnet_hjprune.errors import HJPruneError
 
-SEARCHES = ("greedy", "beam")
+SEARCHES = ("greedy", "best_path", "beam")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -16,7 +16,9 @@ class DecodeConfig:
     """How batches are made and searched.
 
     Attributes:
-        search: ``greedy`` or ``beam``; classifiers take the most likely label whatever it is.
+        search: ``greedy`` for the most likely next token as ESPnet finds it, ``best_path`` for the
+            most likely token of every frame as other runtimes do, or ``beam``; classifiers take the
+            most likely label whatever it is.
         batch_seconds: audio in a batch, padding included.
         window_seconds: audio that the Transformer attends to at once, as memory and time grow with
             its square; longer utterances are read in windows of that. 0 reads all of them whole.
@@ -83,7 +85,7 @@ class DecodeConfig:
             raise HJPruneError(f"num_workers is {self.num_workers}; it is 0 or more, or auto")
         if self.beam_size_token < 0:
             raise HJPruneError(f"beam_size_token is {self.beam_size_token}; it is 0 for all tokens")
-        if self.search == "greedy" and (self.nbest > 1 or self.ngram or self.lexicon):
+        if self.search != "beam" and (self.nbest > 1 or self.ngram or self.lexicon):
             raise HJPruneError("nbest, ngram and lexicon need search: beam")
         if self.nbest > self.beam_size:
             raise HJPruneError(f"nbest is {self.nbest}, more than the beam_size {self.beam_size}")

@@ -17,6 +17,7 @@ from espnet_hjprune.data.tokens import build_detokenizer
 from espnet_hjprune.inference.audio import ReadAhead, count_samples, read_batch
 from espnet_hjprune.inference.batches import Batch, make_batches, make_padded_batches
 from espnet_hjprune.inference.beam import BeamSearch
+from espnet_hjprune.inference.best_path import best_path_search
 from espnet_hjprune.inference.config import DecodeConfig
 from espnet_hjprune.inference.cuda_graph import CudaGraphs
 from espnet_hjprune.inference.greedy import Hypothesis, greedy_search
@@ -252,7 +253,8 @@ class Decoder:
         if not self.model.classifies:
             # Fixed shapes have frames that no utterance has.
             log_probs = log_probs[:, : int(frames.max())]
-        return search(self.model, log_probs, frames, encoded.audio.lengths, self.beam)
+        best_path = self.options.search == "best_path"
+        return search(self.model, log_probs, frames, encoded.audio.lengths, self.beam, best_path)
 
     def _row(self, hypothesis: Hypothesis) -> tuple[str, ...]:
         """The columns of a hypothesis."""
@@ -284,11 +286,13 @@ def search(
     frames: torch.Tensor,
     lengths: torch.Tensor,
     beam: BeamSearch | None = None,
+    best_path: bool = False,
 ) -> list[list[Hypothesis]]:
     """Hypotheses of every utterance, the best first, from what the model returns.
 
-    Those whose ``lengths`` in samples give no frame get a hypothesis without tokens, as the model
-    has read nothing but padding beside them. ``lengths`` may go on with rows of padding.
+    A CTC model is searched by ``beam``, along its ``best_path``, or greedily. Utterances whose
+    ``lengths`` in samples give no frame get a hypothesis without tokens, as the model has read
+    nothing but padding beside them. ``lengths`` may go on with rows of padding.
     """
     if model.classifies:
         score, label = log_probs.max(-1)
@@ -296,6 +300,8 @@ def search(
         found = [[Hypothesis([number + FIRST_LABEL], value)] for number, value in pairs]
     elif beam is not None:
         found = beam(log_probs, frames)
+    elif best_path:
+        found = [[best] for best in best_path_search(log_probs.cpu(), frames.cpu())]
     else:
         # The search is many small steps, for which a GPU is too far away.
         found = [[best] for best in greedy_search(log_probs.cpu(), frames.cpu())]

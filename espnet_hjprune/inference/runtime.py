@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.inference.config import DecodeConfig
@@ -35,18 +36,18 @@ def load_exported(
         HJPruneError: another suffix, or ONNX Runtime is missing.
     """
     path = Path(path)
+    report = path.with_name("export.json")
+    if grid is None and report.is_file():
+        known = json.loads(report.read_text(encoding="utf-8"))
+        grid = FrameGrid(**known["frame_grid"]) if "frame_grid" in known else None
     if path.suffix == ".onnx":
-        run = _onnx(path, threads or torch.get_num_threads())
+        run = _onnx(path, threads or torch.get_num_threads(), grid)
     elif path.suffix == ".pt2":
         run = torch.export.load(path).module()
     elif path.suffix == ".pt":
         run = torch.jit.load(str(path))
     else:
         raise HJPruneError(f"{path} is no exported model; they end in .onnx, .pt2 or .pt")
-    report = path.with_name("export.json")
-    if grid is None and report.is_file():
-        known = json.loads(report.read_text(encoding="utf-8"))
-        grid = FrameGrid(**known["frame_grid"]) if "frame_grid" in known else None
     if grid is None:
         return run
     return in_windows(
@@ -68,7 +69,7 @@ def _padding(run: Runner, shortest: int) -> Runner:
     return padded
 
 
-def _onnx(path: Path, threads: int) -> Runner:
+def _onnx(path: Path, threads: int, grid: FrameGrid | None) -> Runner:
     try:
         import onnxruntime
     except ImportError as error:
@@ -77,9 +78,22 @@ def _onnx(path: Path, threads: int) -> Runner:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
 
     def run(wave: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found = session.run(None, {"wave": wave.numpy(), "lengths": lengths.numpy()})
-        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+        given = dict(zip(names, (wave.numpy(), lengths.numpy()), strict=False))
+        output, *frames = map(torch.from_numpy, session.run(None, given))
+        if frames:
+            return output, frames[0]
+        # Of graphs whose runtime counts the frames itself.
+        assert grid is not None
+        counts = torch.tensor([grid.frames(n) for n in lengths.tolist()])
+        return output, counts * (output.shape[1] // grid.frames(wave.shape[1]))
 
-    return run
+    def run_alone(wave: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = [run(row[None, : int(n)], n[None]) for row, n in zip(wave, lengths, strict=True)]
+        outputs = [output[0] for output, _ in rows]
+        return pad_sequence(outputs, batch_first=True), torch.cat([frames for _, frames in rows])
+
+    # A graph made for sherpa-onnx is not told where utterances end.
+    return run_alone if len(names) == 1 else run

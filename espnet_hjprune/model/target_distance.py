@@ -22,6 +22,8 @@ NOTABLE = 0.02
 FAR = 0.1
 # The gates may not miss a larger share of a small target than this.
 FAR_SHARE = 0.5
+# A target of zero, as of the control, is met by what differs from it by rounding.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class TargetDistance:
     @property
     def is_far(self) -> bool:
         """Whether the gates have not done what they were asked for."""
-        limit = min(FAR, FAR_SHARE * self.target)
+        limit = max(min(FAR, FAR_SHARE * self.target), ROUNDING)
         return not abs(self.expected - self.target) <= limit
 
     def __str__(self) -> str:

@@ -6,8 +6,9 @@ import copy
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,23 @@ from espnet_hjprune.nn.positional_embedding import PositionalConv
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "torchscript": ".pt"}
 # ONNX Runtime has no bfloat16 on CPUs, torch no dynamic int8 in exported programs.
 QUANTIZATIONS = {"onnx": ("int8",), "torch_export": ("bf16",), "torchscript": ("bf16",)}
-INPUTS = ("wave", "lengths")
 # The first with GELU as one operator.
 OPSET = 20
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a graph's inputs and outputs are called.
+
+    Attributes:
+        inputs: samples ``(batch, samples)`` and, if there is a second one, lengths ``(batch,)``.
+        outputs: of the model.
+        metadata: written into ONNX files.
+    """
+
+    inputs: tuple[str, ...] = ("wave", "lengths")
+    outputs: tuple[str, ...] = ("output", "frames")
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class FeatureModel(BatchInvariantModel):
@@ -53,7 +68,13 @@ def example(upstream: SpeechUpstream, seed: int = 0) -> tuple[torch.Tensor, torc
     return pad_sequence(waves, batch_first=True), torch.tensor(sizes)
 
 
-def export(model: BatchInvariantModel, path: Path, form: str, quantize: str | None = None) -> None:
+def export(
+    model: BatchInvariantModel,
+    path: Path,
+    form: str,
+    quantize: str | None = None,
+    signature: Signature | None = None,
+) -> None:
     """Write a model for another runtime; batch and time are dynamic.
 
     Args:
@@ -63,6 +84,7 @@ def export(model: BatchInvariantModel, path: Path, form: str, quantize: str | No
         quantize: ``int8`` for the linear layers, with scales that follow the data (not for the
             convolutions, which cost the demo's models 15 % of the words); ``bf16`` for all
             products in bfloat16.
+        signature: names of the graph's inputs and outputs, which ``onnx`` has; ``None`` for ours.
 
     Raises:
         HJPruneError: formats that do not go together, gates, or a package that is missing.
@@ -75,10 +97,13 @@ def export(model: BatchInvariantModel, path: Path, form: str, quantize: str | No
     if model.upstream.pruner is not None:
         raise HJPruneError("the model has gates; compact it with espnet_hjprune.bin.compact first")
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    writers = {"onnx": _onnx, "torch_export": _torch_export, "torchscript": _torchscript}
+    writers = {"torch_export": _torch_export, "torchscript": _torchscript}
     with quiet():
         try:
-            writers[form](model, path, quantize)
+            if form == "onnx":
+                _onnx(model, path, quantize, signature or Signature())
+            else:
+                writers[form](model, path, quantize)
         except ImportError as error:
             raise HJPruneError(
                 f"exporting to {form} needs more packages ({error}); install onnx, onnxscript "
@@ -86,25 +111,28 @@ def export(model: BatchInvariantModel, path: Path, form: str, quantize: str | No
             ) from error
 
 
-def _onnx(model: BatchInvariantModel, path: Path, quantize: str | None) -> None:
+def _onnx(
+    model: BatchInvariantModel, path: Path, quantize: str | None, signature: Signature
+) -> None:
     from onnxscript import opset20
 
     def gelu(x: Any, approximate: str = "none") -> Any:
         return opset20.Gelu(x)
 
     with plain_attention():
-        program = _program(model)
+        program = _program(model, len(signature.inputs))
     converted = torch.onnx.export(
         program,
         dynamo=True,
         verbose=False,
         opset_version=OPSET,
-        input_names=INPUTS,
-        output_names=("output", "frames"),
+        input_names=signature.inputs,
+        output_names=signature.outputs,
         custom_translation_table={torch.ops.aten.gelu.default: gelu},
         external_data=False,
     )
     assert converted is not None
+    converted.model.metadata_props.update(signature.metadata)
     if quantize is None:
         converted.save(path)
         return
@@ -132,13 +160,14 @@ def _torchscript(model: BatchInvariantModel, path: Path, quantize: str | None) -
         torch.jit.trace(model, example(model.upstream), check_trace=False).save(str(path))
 
 
-def _program(model: BatchInvariantModel) -> torch.export.ExportedProgram:
-    """The graph of a model with dynamic batch and time."""
+def _program(model: BatchInvariantModel, inputs: int = 2) -> torch.export.ExportedProgram:
+    """The graph of a model of so many inputs with dynamic batch and time."""
     batch = torch.export.Dim.AUTO
     samples = torch.export.Dim.AUTO(min=shortest(model.upstream))
     shapes: Any = ({0: batch, 1: samples}, {0: batch})
     with torch.no_grad():
-        return torch.export.export(model, example(model.upstream), dynamic_shapes=shapes)
+        given = example(model.upstream)[:inputs]
+        return torch.export.export(model, given, dynamic_shapes=shapes[:inputs])
 
 
 class Bfloat16Model(BatchInvariantModel):

@@ -1,0 +1,1 @@
+"""Models for other runtimes: graphs, and directories that Hugging Face and s3prl load."""

@@ -1,0 +1,1 @@
+"""The files of an exported model: they are copied beside its weights, and need nothing of here."""
