@@ -558,7 +558,7 @@ def test_options_of_the_command(tmp_path, caplog):
         (["--search", "beam", "--beam_size_token", "-1"], "it is 0 for all tokens"),
         (["--model_file", str(table)], "is no file of weights"),
         (["--nbest", "3"], "nbest, ngram and lexicon need search: beam"),
-        (["--search", "magic"], "search is magic; it is one of greedy, beam"),
+        (["--search", "magic"], "search is magic; it is one of greedy, best_path, beam"),
         (["--config", str(tmp_path / "none.yaml")], "none.yaml does not exist"),
         (["--beam_size", "many"], "beam_size is 'many', which is no whole number"),
         (["--dtype", "half"], "dtype is half; it is one of auto, float32, bfloat16, float16"),
