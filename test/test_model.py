@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import family_config, padded_batch, settle, small_config
@@ -154,6 +155,48 @@ def test_saved_upstreams_are_fine_tuned_and_pruned_again(tmp_path, options):
     assert torch.equal(features, expected) and torch.equal(frames, again_frames)
     settle(again.add_gates(PruningConfig(target_sparsity=0.2, ramp_steps=0)))
     assert hj.compact(again).summary["max_abs_diff"] <= 1e-5
+
+
+def test_pruned_encoders_are_upstreams_of_other_models(tmp_path):
+    upstream = hj.compact(pruned(multilayer_feature=True, tile_factor=2)).upstream
+    hj.save(upstream, tmp_path)
+    # What is read of the encoder is the other model's own affair.
+    options = hj.UpstreamOptions(upstream="hj_prune_local", path_or_url=str(tmp_path), layer=1)
+    other = hj.SpeechUpstream(options).eval()
+    wave, lengths = padded_batch([8000, 5000])
+    with torch.no_grad():
+        states, frames = upstream.encoder(wave, lengths, all_states=True)
+        features, other_frames = other(wave, lengths)
+    assert torch.equal(features, states[1]) and torch.equal(frames, other_frames)
+    assert other.has_weights
+    with torch.no_grad():
+        other.encoder.feature_projection.linear.weight.zero_()
+    other.reload_pretrained_parameters()
+    with torch.no_grad():
+        assert torch.equal(other(wave, lengths)[0], features)
+    settle(other.add_gates(PruningConfig(target_sparsity=0.2, ramp_steps=0)))
+    again = hj.compact(other)
+    assert again.summary["dense"]["params"] == sum(p.numel() for p in other.encoder.parameters())
+    assert again.upstream.options.upstream is None
+
+
+def test_directories_that_are_no_upstream(tmp_path):
+    with pytest.raises(hj.HJPruneError, match="needs a model directory"):
+        hj.SpeechUpstream(hj.UpstreamOptions(upstream="hj_prune_local"))
+    options = hj.UpstreamOptions(upstream="hj_prune_local", path_or_url=str(tmp_path))
+    with pytest.raises(hj.HJPruneError, match="is no model directory, as it has no config"):
+        hj.SpeechUpstream(options)
+    hj.save(hj.compact(pruned()).upstream, tmp_path)
+    file = tmp_path / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["frontend_conf"]["pruning"] = {"target_sparsity": 0.4}
+    file.write_text(yaml.safe_dump(config))
+    with pytest.raises(hj.HJPruneError, match="holds a model with gates; compact it"):
+        hj.SpeechUpstream(options)
+    config["frontend_conf"] = {"frontend_conf": {"upstream": "wav2vec2_local"}}
+    file.write_text(yaml.safe_dump(config))
+    with pytest.raises(hj.HJPruneError, match="does not describe an architecture"):
+        hj.SpeechUpstream(options)
 
 
 def test_upstreams_by_name(tmp_path):

@@ -268,6 +268,11 @@ def test_wrong_options(given: dict[str, str], sentence: str) -> None:
             {"mini": "true", "upstream_ckpt": "none.pt"},
             "the upstream checkpoint none.pt does not exist; correct --upstream_ckpt",
         ),
+        ({"upstream": "hj_prune_local"}, "needs a model directory; give its path (--upstream_ckpt"),
+        (
+            {"upstream": "hj_prune_local", "upstream_ckpt": "conf"},
+            "conf is no model directory, as it has no config.yaml",
+        ),
         ({"method": "transformer", "units": "conv"}, "pruning.units is empty"),
     ],
 )

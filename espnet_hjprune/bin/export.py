@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_hjprune.inference.model import Recogniser, load_recogniser
     from espnet_hjprune.inference.runtime import load_exported
     from espnet_hjprune.inference.windows import FrameGrid
-    from espnet_hjprune.model.loading import find_weights, load_trained_upstream
+    from espnet_hjprune.model.loading import load_trained_upstream
+    from espnet_hjprune.model.model_dir import find_weights
 
     config = args.model_dir / "config.yaml"
     weights = args.model_file or find_weights(args.model_dir)

@@ -11,6 +11,7 @@ from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.markdown import markdown_table
+from espnet_hjprune.model.upstream_options import OWN_NAME
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.pruning.cost import ModuleCost, config_counts, module_costs
 from espnet_hjprune.target import PARTS, Part
@@ -43,6 +44,10 @@ def find_config(args: argparse.Namespace) -> EncoderConfig:
         from espnet_hjprune.model.espnet_config import read_architecture
 
         return read_architecture(Path(args.model_dir) / "config.yaml")
+    if args.upstream == OWN_NAME:
+        from espnet_hjprune.model.model_dir import read_encoder
+
+        return read_encoder(args.ckpt)[0]
     if args.ckpt:
         return read_upstream(args.upstream, args.ckpt)[0]
     if args.upstream not in ARCHITECTURES:

@@ -28,7 +28,7 @@ from espnet_hjprune.model.distillation import logits_loss
 from espnet_hjprune.model.distillation_config import DistillationConfig
 from espnet_hjprune.model.espnet_config import NAME, drop_reading_options, unpruned_model
 from espnet_hjprune.model.hidden_states import Lesson
-from espnet_hjprune.model.loading import read_weights
+from espnet_hjprune.model.model_dir import read_weights
 from espnet_hjprune.model.upstream import SpeechUpstream
 
 DECODERS = (AbsDecoder, AbsClassifier)

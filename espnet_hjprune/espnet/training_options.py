@@ -21,7 +21,7 @@ from espnet_hjprune.espnet.encoder import HJPruneEncoder
 from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
 from espnet_hjprune.espnet.scheduler import LinearWarmupDecay
 from espnet_hjprune.model.espnet_config import SCHEDULER
-from espnet_hjprune.model.loading import SAVE_WEIGHTS
+from espnet_hjprune.model.model_dir import SAVE_WEIGHTS
 from espnet_hjprune.model.stock_weights import STOCK
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.pruning.rates import summed_gate_rate

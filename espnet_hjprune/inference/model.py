@@ -15,7 +15,8 @@ from torch import nn
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.espnet_config import plugin_option
-from espnet_hjprune.model.loading import build_upstream, read_weights
+from espnet_hjprune.model.loading import build_upstream
+from espnet_hjprune.model.model_dir import read_weights
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.nn.windows import Windows
 

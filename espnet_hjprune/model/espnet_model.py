@@ -16,7 +16,8 @@ import torch
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.compaction import check_gates, compare
 from espnet_hjprune.model.espnet_config import compact_config, plugin_options
-from espnet_hjprune.model.loading import build_upstream, read_weights, upstream_path
+from espnet_hjprune.model.loading import build_upstream
+from espnet_hjprune.model.model_dir import read_weights, upstream_path
 from espnet_hjprune.model.summary import summarise
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.pruning.slicing import compact_encoder

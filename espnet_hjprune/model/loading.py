@@ -1,12 +1,11 @@
 """Upstreams from checkpoints and from trained models, and back to disk.
 
-One loader for all: weights are read by :func:`read_weights`, an upstream is built from an ESPnet
-configuration and its weights by :func:`build_upstream`, whoever asks.
+One loader for all: an upstream is built from an ESPnet configuration and its weights by
+:func:`build_upstream`, whoever asks.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,23 +15,22 @@ import torch
 import yaml
 
 from espnet_hjprune.atomic import replaced_directory
-from espnet_hjprune.checkpoint_file import read_checkpoint
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.espnet_config import NAME, plugin_options, upstream_options
+from espnet_hjprune.model.model_dir import (
+    find_weights,
+    model_directory,
+    read_weights,
+    upstream_weights,
+)
 from espnet_hjprune.model.upstream import SpeechUpstream
-from espnet_hjprune.model.upstream_options import UpstreamOptions
+from espnet_hjprune.model.upstream_options import OWN_NAME, UpstreamOptions
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.upstream.architectures import architecture
 
-# Where the upstream's weights stand in a model, whatever the plugin's part of it is called.
-WEIGHT = re.compile(r"(?:.*\.)?(?:frontend|encoder)\.core\.(.*)")
-# Where they stand in what :func:`save` writes.
+# Where the upstream's weights stand in what :func:`save` writes.
 SAVED_PREFIX = "frontend.core."
-# What can be done about a model file that holds more than weights; none is ever trusted.
-SAVE_WEIGHTS = "save its weights alone, with torch.save(model.state_dict(), file)"
-# The name by which :func:`load_upstream` takes a model directory.
-OWN_NAME = "hj_prune_local"
 
 
 def load_upstream(
@@ -67,9 +65,7 @@ def load_upstream(
         >>> pruner = upstream.add_gates(PruningConfig(target_sparsity=0.4))
     """
     if name == OWN_NAME:
-        if not path_or_url:
-            raise HJPruneError(f"the upstream {OWN_NAME} needs a model directory; give its path")
-        directory = Path(path_or_url)
+        directory = model_directory(path_or_url)
         return load_trained_upstream(directory / "config.yaml", find_weights(directory))
     return SpeechUpstream(
         UpstreamOptions(
@@ -97,55 +93,6 @@ def random_upstream(architecture_name: str, seed: int = 0) -> SpeechUpstream:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SpeechUpstream(UpstreamOptions(architecture=config))
-
-
-def upstream_weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights of the upstream within those of a model, by the names that they have in it."""
-    return {match[1]: tensor for name, tensor in state.items() if (match := WEIGHT.fullmatch(name))}
-
-
-def upstream_path(state: Mapping[str, torch.Tensor]) -> str:
-    """Where the upstream stands within the weights of a model, such as ``frontend.core``."""
-    name, inner = next((name, match[1]) for name in state if (match := WEIGHT.fullmatch(name)))
-    return name.removesuffix(f".{inner}")
-
-
-def find_weights(directory: Path) -> Path:
-    """The weights in a model directory: ``model.pth``, or the best ones of a training.
-
-    Raises:
-        HJPruneError: there are none.
-    """
-    files = [
-        directory / "model.pth",
-        *sorted(directory.glob("valid.*.best.pth")),
-        *sorted(directory.glob("valid.*.ave.pth")),
-    ]
-    weights = next((file for file in files if file.is_file()), None)
-    if weights is None:
-        raise HJPruneError(f"{directory} has neither model.pth nor valid.*.best.pth")
-    return weights
-
-
-def read_weights(model_file: str | Path) -> dict[str, torch.Tensor]:
-    """Read all weights of a model, also out of a checkpoint of Lightning; nothing is executed.
-
-    Raises:
-        HJPruneError: the file is missing, or holds something else or more than data.
-    """
-    if not Path(model_file).is_file():
-        raise HJPruneError(f"the model file {model_file} does not exist")
-    try:
-        state = read_checkpoint(model_file, SAVE_WEIGHTS)
-        if "state_dict" in state:
-            state = {n.removeprefix("model."): t for n, t in state["state_dict"].items()}
-        return {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
-    except HJPruneError:
-        raise
-    except Exception as error:
-        raise HJPruneError(
-            f"{model_file} is no file of weights ({' '.join(str(error).split())[:200]})"
-        ) from error
 
 
 def build_upstream(

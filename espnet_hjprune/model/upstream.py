@@ -13,7 +13,8 @@ from torch import nn
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.alignment import aligned
-from espnet_hjprune.model.upstream_options import UpstreamOptions
+from espnet_hjprune.model.model_dir import read_encoder
+from espnet_hjprune.model.upstream_options import OWN_NAME, UpstreamOptions
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.nn.fusion import check_compiler
@@ -79,8 +80,12 @@ class SpeechUpstream(nn.Module):
             self.add_gates(options.pruning)
 
     def _read(self) -> tuple[EncoderConfig, dict[str, torch.Tensor]]:
-        """Architecture and weights of the s3prl upstream that the options name."""
+        """Architecture and weights of the upstream that the options name."""
         options = self.options
+        if options.upstream == OWN_NAME:
+            config, state = read_encoder(options.path_or_url)
+            source = str(options.path_or_url)
+            return override_normalization(config, options.normalize_input, source), state
         assert options.upstream is not None
         reading = ReadOptions(
             options.download_dir,

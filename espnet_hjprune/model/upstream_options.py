@@ -12,6 +12,8 @@ from espnet_hjprune.nn.config import DropoutConfig, EncoderConfig, MaskingConfig
 from espnet_hjprune.options import build_dataclass, read_flag, read_number
 from espnet_hjprune.pruning.config import PruningConfig
 
+# The upstream name that takes a model directory, as the `_local` names take a checkpoint.
+OWN_NAME = "hj_prune_local"
 # Options on how a checkpoint is read, which a model that has its weights needs no more.
 READING_OPTIONS = ("trust_checkpoint", "init_ctc")
 # Options that ESPnet's `s3prl` frontend takes in its own `frontend_conf`, and ours beside them.
@@ -32,7 +34,8 @@ class UpstreamOptions:
     """Where an upstream comes from, what of it is read, and how it is trained.
 
     Attributes:
-        upstream: name of an s3prl upstream, such as ``wav2vec2_base_960`` or ``wav2vec2_local``.
+        upstream: name of an s3prl upstream, such as ``wav2vec2_base_960`` or ``wav2vec2_local``;
+            ``hj_prune_local`` for the encoder of a model directory, such as one that was pruned.
         path_or_url: its checkpoint, for upstreams that do not bring one.
         architecture: sizes of the encoder; with it nothing is read, and the weights are random
             until a model's are loaded. It goes before ``upstream``.

@@ -17,6 +17,7 @@ from espnet_hjprune.constants import AUDIO_FORMATS, FASTEST, SLOWEST
 from espnet_hjprune.data.tokens import TOKEN_TYPES
 from espnet_hjprune.errors import HJPruneError, UsageError
 from espnet_hjprune.model.espnet_config import check_direct_ctc, plugin_names, upstream_options
+from espnet_hjprune.model.upstream_options import OWN_NAME
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.recipe.method import Method, method_name
 from espnet_hjprune.recipe.training_config import (
@@ -209,6 +210,12 @@ def _check_init_ctc(options: Mapping[str, str]) -> None:
 
 def _check_upstream(options: Mapping[str, str]) -> None:
     file = options["upstream_ckpt"]
+    if options["upstream"] == OWN_NAME:
+        # Imported here: it takes torch, which the other checks do without.
+        from espnet_hjprune.model.model_dir import model_directory
+
+        model_directory(file)
+        return
     if not file or options["make_upstream"]:
         return
     # No URL, and no directory or hub name of Hugging Face.

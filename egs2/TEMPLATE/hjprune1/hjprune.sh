@@ -46,7 +46,8 @@ Tokens
   --bpemode unigram           unigram or bpe
 Upstream and pruning; what is empty is as configured
   --upstream ""               name of an s3prl upstream; empty: wav2vec2_base_960, wav2vec2_mini
-  --upstream_ckpt ""          its checkpoint, for names such as wav2vec2_local and hf_wavlm_custom
+  --upstream_ckpt ""          its checkpoint, for names such as wav2vec2_local and hf_wavlm_custom; a
+                              model directory for hj_prune_local
   --normalize_input ""        true or false: scale utterances to unit variance, or not; empty: as
                               the checkpoint says
   --init_ctc false            take over CTC layer and tokens of a fine-tuned Hugging Face checkpoint

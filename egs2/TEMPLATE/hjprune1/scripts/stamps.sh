@@ -73,9 +73,14 @@ tree_checksum() {
         xargs -0 cat | cksum
 }
 
-# file_stamp FILE: changes when a file does that is too large to read.
+# file_stamp PATH: changes when a file does that is too large to read, or a model in a directory.
 file_stamp() {
-    stat -L -c '%s %.Y' -- "$1" 2>/dev/null || true
+    if [ -d "$1" ]; then
+        find -L "$1" -maxdepth 1 -type f \( -name 'config.*' -o -name 'model*' -o -name '*.pth' \) \
+            -printf '%f %s %T@\n' | LC_ALL=C sort
+    else
+        stat -L -c '%s %.Y' -- "$1" 2>/dev/null || true
+    fi
 }
 
 # data_checksum DIR: changes when a data directory does, or audio that it lists.
