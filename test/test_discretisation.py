@@ -116,3 +116,70 @@ def test_targets_that_cannot_be_met_are_refused(units, criterion, target):
     options = PruningConfig(units=units, criterion=criterion, target_sparsity=target)
     with pytest.raises(HJPruneError, match="cannot be met"):
         Pruner(architecture("wav2vec2_base"), options)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    target=st.floats(0.05, 0.9),
+    spread=st.floats(1e-3, 8.0),
+    round_to=st.sampled_from([1, 8, 32]),
+    seed=st.integers(0, 1000),
+)
+def test_uniform_layers_are_alike_and_meet_the_target(target, spread, round_to, seed):
+    config = architecture("wav2vec2_base")
+    pruner = random_pruner(
+        config, seed, spread, target_sparsity=target, uniform=True, round_to=round_to
+    )
+    keep, counts = pruner.kept_units()
+    (heads,), (ffn,) = set(counts.head), set(counts.ffn)
+    assert counts.hidden == heads * config.head_dim > 0 and ffn % round_to == 0
+    width = counts.hidden // 16
+    assert counts.positional_pairs == 16 * width**2
+    assert 0 <= removed(pruner, counts, pruner.measures[0]) - target <= 0.002
+    hidden = next(group for group in pruner.gates.groups if group.unit == "hidden")
+    places = keep[hidden.slice].view(16, -1)
+    assert (places.sum(1) == width).all()
+    # Of each group of the positional convolution the most probable features.
+    log_alpha = pruner.gates.log_alpha[hidden.slice].view(16, -1)
+    for kept, own in zip(places, log_alpha, strict=True):
+        assert kept.all() or own[kept].min() >= own[~kept].max()
+
+
+def test_a_uniform_model_stays_exact_and_uniform():
+    encoder = random_encoder(small_config())
+    pruner = random_pruner(encoder.config, target_sparsity=0.5, uniform=True)
+    compact, _ = compact_encoder(encoder, pruner.evaluation_gates())
+    config = compact.config
+    assert len(set(config.heads)) == len(set(config.ffn_sizes)) == 1
+    assert config.hidden_size == config.heads[0] * config.head_dim
+    assert len(set(config.positional.group_widths)) == 1
+    again = random_pruner(config, target_sparsity=0.3, uniform=True)
+    assert len(set(again.kept_units()[1].head)) == 1
+
+
+def test_separate_targets_of_a_uniform_model():
+    pruner = random_pruner(
+        architecture("wav2vec2_base"),
+        criterion="sepsize",
+        target_sparsity={"cnn": 0.7, "transformer": 0.3},
+        uniform=True,
+    )
+    _, counts = pruner.kept_units()
+    for measure in pruner.measures:
+        # The Transformer has nothing finer than a unit in each of 12 layers.
+        assert 0 <= removed(pruner, counts, measure) - measure.target <= 0.001
+    assert len(set(counts.conv)) > 1
+
+
+def test_what_cannot_be_uniform_is_refused():
+    with pytest.raises(HJPruneError, match="put both head and hidden into"):
+        random_pruner(small_config(), units=["head", "ffn"], uniform=True)
+    encoder = random_encoder(small_config())
+    gates = random_pruner(encoder.config, target_sparsity=0.5).evaluation_gates()
+    uneven = compact_encoder(encoder, gates)[0].config
+    with pytest.raises(HJPruneError, match="needs an upstream whose layers are all alike"):
+        random_pruner(uneven, target_sparsity=0.2, uniform=True)
+    with pytest.raises(HJPruneError, match="cannot be met"):
+        random_pruner(small_config(), target_sparsity=0.99, uniform=True)
+    with pytest.raises(HJPruneError, match=r"pruning\.uniform"):
+        PruningConfig(uniform="maybe")

@@ -325,3 +325,65 @@ def test_what_it_refuses(tmp_path):
     model.upstream.pruner = random_pruner(small())
     with pytest.raises(HJPruneError, match="the model has gates"):
         export_huggingface(model, tmp_path, tmp_path)
+
+
+def uniform(style: str, **options):
+    """A CTC model on an encoder that was pruned uniformly."""
+    dense = random_encoder(small(style))
+    gates = random_pruner(dense.config, target_sparsity=0.5, uniform=True).evaluation_gates()
+    return recogniser(compact_encoder(dense, gates, scatter=False)[0], **options)
+
+
+@pytest.mark.parametrize("style", ["base", "large"])
+def test_stock_classes_hold_uniform_models(tmp_path, style):
+    from transformers import AutoModelForCTC, AutoProcessor, Wav2Vec2ForCTC, Wav2Vec2Model
+
+    model = uniform(style)
+    export_huggingface(model, tmp_path, tmp_path, stock=True)
+    assert not list(tmp_path.glob("*.py"))
+    assert "trust_remote_code" not in (tmp_path / "README.md").read_text()
+    theirs = AutoModelForCTC.from_pretrained(tmp_path).eval()
+    assert type(theirs) is Wav2Vec2ForCTC
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    encoder = Wav2Vec2Model.from_pretrained(tmp_path).eval()
+    waves, lengths = padded_batch([16000])
+    given = processor(waves[0].numpy(), sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        expected, _ = model(waves, lengths)
+        states, _ = model.upstream.encoder(waves, lengths, all_states=True)
+        found = theirs(**given).logits.log_softmax(-1)
+        output = encoder(**given, output_hidden_states=True)
+    # Releases differ in whether the last of all has the norm behind the layers.
+    found_states = [*output.hidden_states[:-1], output.last_hidden_state]
+    # Transformers normalises with another epsilon than fairseq, from which these sizes are.
+    tolerance = 1e-5 if style == "base" else 1e-3
+    assert (expected - found).abs().max() <= tolerance * expected.abs().max()
+    for one, other in zip(states, found_states, strict=True):
+        assert (one - other).abs().max() <= tolerance * one.abs().max()
+    best = best_path_search(expected, torch.tensor([expected.shape[1]]))[0]
+    text = build_detokenizer("char")([TOKENS[number] for number in best.tokens])
+    assert processor.decode(found[0].argmax(-1)).split() == text.split()
+
+
+def test_the_command_writes_for_stock_classes(tmp_path):
+    save_espnet(uniform("base"), tmp_path)
+    argv = ["--model_dir", str(tmp_path), "--format", "huggingface", "--stock"]
+    export_command.main(argv)
+    export_command.main([*argv, "--encoder_only", "--output_dir", str(tmp_path / "encoder")])
+    for name in ("export_huggingface_stock", "encoder"):
+        report = json.loads((tmp_path / name / "export.json").read_text())
+        assert report["stock"] and report["max_abs_diff"] <= 1e-4
+    with pytest.raises(HJPruneError, match="--stock needs --format huggingface"):
+        export_command.main([*argv[:2], "--stock"])
+
+
+def test_what_stock_classes_cannot_hold(tmp_path):
+    for model, reason in (
+        (recogniser(compact(random_encoder(small()))), "different numbers of heads"),
+        (uniform("base", tile_factor=2), "not read at the last hidden state alone"),
+        (uniform("base", projection=True), "more than a CTC layer"),
+        (recogniser(family_encoder("wavlm")), "position bias"),
+    ):
+        with pytest.raises(HJPruneError, match=f"{reason}.*uniform: true"):
+            export_huggingface(model, tmp_path, tmp_path, stock=True)
+    assert not list(tmp_path.iterdir())

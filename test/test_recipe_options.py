@@ -274,6 +274,7 @@ def test_wrong_options(given: dict[str, str], sentence: str) -> None:
             "conf is no model directory, as it has no config.yaml",
         ),
         ({"method": "transformer", "units": "conv"}, "pruning.units is empty"),
+        ({"units": "head ffn", "uniform": "true"}, "put both head and hidden into pruning.units"),
     ],
 )
 def test_missing_files(given: dict[str, str], sentence: str) -> None:
@@ -548,6 +549,7 @@ def test_jobs_are_the_cores_up_to_four() -> None:
         ),
         ({"units": "head  ffn"}, "head_ffn_macs_0.4"),
         ({"distill": "true"}, "macs_distilled_0.4"),
+        ({"uniform": "true"}, "macs_uniform_0.4"),
         ({"seed": "3"}, "macs_0.4_seed3"),
         ({"targets": "0.2  0.30"}, "macs_to_0.2_0.3"),
         (

@@ -17,6 +17,7 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.export.graphs import FeatureModel
 from espnet_hjprune.export.model_card import model_card
 from espnet_hjprune.export.standalone_state import standalone_architecture, standalone_state
+from espnet_hjprune.export.stock import build_stock, load_stock
 from espnet_hjprune.inference.model import FIRST_LABEL, BatchInvariantModel, Recogniser
 from espnet_hjprune.inference.windows import Runner
 from espnet_hjprune.upstream.huggingface_form import import_transformers
@@ -33,7 +34,9 @@ PRIVATE_SPACE = "\ue000"
 ENCODER, CTC, CLASSIFIER = "AutoModel", "AutoModelForCTC", "AutoModelForAudioClassification"
 
 
-def export_huggingface(model: BatchInvariantModel, directory: Path, model_dir: Path) -> Runner:
+def export_huggingface(
+    model: BatchInvariantModel, directory: Path, model_dir: Path, stock: bool = False
+) -> Runner:
     """Write a model as a directory of Hugging Face, with its code.
 
     The directory has ``config.json``, ``model.safetensors``, the model's code, the processor with
@@ -43,26 +46,30 @@ def export_huggingface(model: BatchInvariantModel, directory: Path, model_dir: P
         model: a ``Recogniser`` or ``FeatureModel`` without gates.
         directory: an empty one.
         model_dir: where the model is from; its ``results.json`` goes into the card.
+        stock: write it for the classes of transformers itself, without code; the model must be
+            uniform.
 
     Returns:
         What transformers loads from the directory, as a function of a padded batch and its
         lengths.
 
     Raises:
-        HJPruneError: transformers is missing, or the model has gates.
+        HJPruneError: transformers is missing, the model has gates, or no stock class can hold it.
     """
     if model.upstream.pruner is not None:
         raise HJPruneError("the model has gates; compact it with espnet_hjprune.bin.compact first")
     transformers = import_transformers()
     auto_class = _auto_class(model)
     with _quiet(transformers):
-        theirs = _build(model, auto_class)
+        theirs = build_stock(transformers, model) if stock else _build(model, auto_class)
         theirs.save_pretrained(directory)
-        _save_processor(transformers, model, directory)
-        _write_code(directory, auto_class)
-        (directory / "README.md").write_text(
-            model_card(model, auto_class, model_dir), encoding="utf-8"
-        )
+        _save_processor(transformers, model, directory, stock)
+        if not stock:
+            _write_code(directory, auto_class)
+        card = model_card(model, auto_class, model_dir, stock)
+        (directory / "README.md").write_text(card, encoding="utf-8")
+        if stock:
+            return load_stock(transformers, directory, model)
         return load_exported_directory(directory, auto_class)
 
 
@@ -149,10 +156,18 @@ def _linear(name: str, layer: nn.Linear) -> dict[str, torch.Tensor]:
     return {f"{name}.{part}": tensor for part, tensor in layer.state_dict().items()}
 
 
-def _save_processor(transformers: Any, model: BatchInvariantModel, directory: Path) -> None:
-    """Write the feature extractor, which changes nothing, and a CTC model's tokenizer."""
+def _save_processor(
+    transformers: Any, model: BatchInvariantModel, directory: Path, stock: bool
+) -> None:
+    """Write the feature extractor and a CTC model's tokenizer.
+
+    The extractor changes nothing for models of ours, which normalise audio themselves.
+    """
+    config = model.upstream.config
     extractor = transformers.Wav2Vec2FeatureExtractor(
-        do_normalize=False, return_attention_mask=True
+        do_normalize=stock and config.normalize_input,
+        # Stock models with a GroupNorm over time were trained without masks.
+        return_attention_mask=not stock or config.extractor_norm == "layer",
     )
     extractor.save_pretrained(directory)
     if isinstance(model, Recogniser) and not model.classifies:

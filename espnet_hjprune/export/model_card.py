@@ -37,6 +37,16 @@ classify = pipeline("audio-classification", "DIRECTORY", trust_remote_code=True)
 # A name of a file needs ffmpeg.
 print(classify({"raw": wave, "sampling_rate": 16000}, top_k=1))  # wave: (samples,) in NumPy""",
 }
+S3PRL = """The states of the encoder for downstream models of s3prl:
+
+```python
+import torch
+
+upstream = torch.hub.load("DIRECTORY", "hj_prune_local", source="local")
+states = upstream([wave])["hidden_states"]  # wave: (samples,) at 16 kHz
+```
+
+"""
 TEXT = """---
 library_name: transformers
 pipeline_tag: {task}
@@ -57,16 +67,7 @@ to run it.
 {use}
 ```
 
-The states of the encoder for downstream models of s3prl:
-
-```python
-import torch
-
-upstream = torch.hub.load("DIRECTORY", "hj_prune_local", source="local")
-states = upstream([wave])["hidden_states"]  # wave: (samples,) at 16 kHz
-```
-
-## Sizes
+{s3prl}## Sizes
 
 {params} parameters and {macs} MACs of the encoder for {seconds:g} s of audio.
 
@@ -81,13 +82,16 @@ what the model is not for.
 """
 
 
-def model_card(model: BatchInvariantModel, auto_class: str, model_dir: Path) -> str:
+def model_card(
+    model: BatchInvariantModel, auto_class: str, model_dir: Path, stock: bool = False
+) -> str:
     """The text of ``README.md``.
 
     Args:
         model: what was exported.
         auto_class: of transformers, such as ``AutoModelForCTC``.
         model_dir: where the model is from; its ``results.json`` is read, if there is one.
+        stock: whether a class of transformers itself loads it.
 
     Raises:
         HJPruneError: the file cannot be read.
@@ -96,9 +100,11 @@ def model_card(model: BatchInvariantModel, auto_class: str, model_dir: Path) -> 
     seconds = float(record.get("seconds", SECONDS))
     config = model.upstream.config
     cost = macs_and_params(config, None, round(seconds * SAMPLE_RATE))
+    use = USES[auto_class]
     return TEXT.format(
         task=TASKS[auto_class],
-        use=USES[auto_class],
+        use=use.replace(", trust_remote_code=True", "") if stock else use,
+        s3prl="" if stock else S3PRL,
         params=f"{cost['params'] / 1e6:.3g} M",
         macs=f"{cost['macs'] / 1e9:.3g} G",
         seconds=seconds,

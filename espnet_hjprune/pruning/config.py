@@ -49,6 +49,8 @@ class PruningConfig:
         seconds: virtual audio length for which MACs are counted.
         round_to: conv channels, FFN units and hidden size of the compact model are multiples of
             this; ``auto`` is measured on the device at hand where an upstream gets its gates.
+        uniform: give all layers of the compact model equally many heads and FFN units, and a
+            hidden size that is the heads' together, so that stock classes can hold it.
     """
 
     units: list[str] = field(default_factory=lambda: list(UNITS))
@@ -68,6 +70,7 @@ class PruningConfig:
     stretch: tuple[float, float] = (-0.1, 1.1)
     seconds: float = 10.0
     round_to: int | Literal["auto"] = 1
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         """Check every option."""
@@ -97,7 +100,13 @@ class PruningConfig:
         for name in ("beta", "seconds"):
             if getattr(self, name) <= 0:
                 raise HJPruneError(f"pruning.{name} is {getattr(self, name)}; it must be positive")
-        read_flag(self.allow_off_target, "pruning.allow_off_target")
+        for name in ("allow_off_target", "uniform"):
+            read_flag(getattr(self, name), f"pruning.{name}")
+        if self.uniform and ("head" in self.units) != ("hidden" in self.units):
+            raise HJPruneError(
+                "pruning.uniform keeps the hidden size equal to that of all heads together; put "
+                "both head and hidden into pruning.units, or neither"
+            )
         self._check_initial_keep()
         if self.round_to != "auto" and not (isinstance(self.round_to, int) and self.round_to > 0):
             raise HJPruneError(

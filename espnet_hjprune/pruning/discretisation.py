@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from espnet_hjprune.pruning.blocks import Block, blocks
 from espnet_hjprune.pruning.cost import UnitCounts, config_counts
 from espnet_hjprune.pruning.gates import GateGroup, GateSet
 from espnet_hjprune.pruning.hard_concrete import open_threshold
@@ -25,7 +26,7 @@ class Discretiser:
     Every group keeps its most probable units, as many as expected. What rounding (and training)
     left between the counted cost and the target is closed globally: one shift of all log-odds,
     found by bisection, brings the cost just under the target, then single units are added back,
-    the most probable first, as long as they fit.
+    the most probable first, as long as they fit. Groups of one block keep equally many.
     """
 
     def __init__(self, gates: GateSet) -> None:
@@ -34,11 +35,25 @@ class Discretiser:
         self.config = gates.encoder_config
         threshold = open_threshold(self.options.beta, self.options.stretch)
         self.log_odds = gates.log_alpha.detach().double().cpu().numpy() - threshold
-        # Stable order: the most probable unit first, ties by position.
-        self.order = [np.argsort(-self.log_odds[g.slice], kind="stable") for g in self.groups]
         widths = self.config.positional.group_widths
         self.positional_group = np.repeat(np.arange(len(widths)), widths)
+        self.order = [self._order(group) for group in self.groups]
+        self.blocks = blocks(self.groups, self.config, self.options)
         self.kept = [group.size for group in self.groups]
+
+    def _order(self, group: GateGroup) -> np.ndarray:
+        """Places of a group's units in the order in which they are kept."""
+        log_odds = self.log_odds[group.slice]
+        # Stable: the most probable unit first, ties by position.
+        order = np.argsort(-log_odds, kind="stable")
+        if group.unit != "hidden" or not self.options.uniform:
+            return order
+        # The best of every group of the positional convolution, then the second of each, ...
+        rank = np.empty(group.size, dtype=int)
+        for number in range(len(self.config.positional.group_widths)):
+            own = order[self.positional_group[order] == number]
+            rank[own] = np.arange(len(own))
+        return np.lexsort((-log_odds, rank))
 
     def run(self, measures: Sequence[Measure], targets: Sequence[float]) -> torch.Tensor:
         """Choose the kept units, boolean ``(all gates,)``.
@@ -69,61 +84,101 @@ class Discretiser:
                 getattr(counts, group.unit)[group.layer] = kept
         return counts
 
-    def _step(self, group: GateGroup) -> int:
-        return self.options.alignment if group.unit != "head" else 1
+    def _expected(self, block: Block, shift: float) -> float:
+        """Expected units of a block when all log-odds rise by ``shift``."""
+        expected = [
+            float((0.5 * (1 + np.tanh((self.log_odds[self.groups[i].slice] + shift) / 2))).sum())
+            / share
+            for i, share in zip(block.groups, block.shares, strict=True)
+        ]
+        return sum(expected) / len(expected)
 
-    def _round(self, group: GateGroup, shift: float) -> int:
-        """Units to keep when all log-odds rise by ``shift``."""
-        expected = float((0.5 * (1 + np.tanh((self.log_odds[group.slice] + shift) / 2))).sum())
-        step = self._step(group)
-        count = round(expected / step) * step
-        fewest = min(step, group.size) if group.minimum else 0
-        return min(max(count, fewest), group.size)
+    def _round(self, block: Block, shift: float) -> int:
+        """Units of a block to keep when all log-odds rise by ``shift``."""
+        count = round(self._expected(block, shift) / block.step) * block.step
+        return min(max(count, block.fewest), block.size)
+
+    def _keep(self, block: Block, count: int) -> None:
+        """Let the groups of a block keep what makes up ``count`` units of it."""
+        for index, share in zip(block.groups, block.shares, strict=True):
+            self.kept[index] = count * share
 
     def _meet(self, measure: Measure, budget: float) -> None:
         """Keep as much as fits into ``budget`` among the units of ``measure``."""
-        members = [i for i, group in enumerate(self.groups) if group.unit in measure.units]
+        members = [block for block in self.blocks if block.units <= set(measure.units)]
 
         def cost() -> int:
             return int(measure.cost(self.config, self.counts()))
 
+        coarse = [block for block in members if len(block.units) > 1]
+        if coarse:
+            # Heads of all layers with their share of the hidden size are steps of some percent.
+            members = [block for block in members if block not in coarse]
+            self._choose(coarse[0], members, budget, cost)
+        self._shift(members, budget, cost)
+        self._fill(members, budget, cost)
+
+    def _choose(
+        self, block: Block, others: list[Block], budget: float, cost: Callable[[], int]
+    ) -> None:
+        """Keep as many of a block as its gates ask for where the others meet the budget."""
+        found = []
+        for count in range(block.fewest, block.size + 1, block.step):
+            self._keep(block, count)
+            shift = self._shift(others, budget, cost)
+            if cost() <= budget:
+                found.append((abs(self._expected(block, shift) - count), -count))
+        self._keep(block, -min(found)[1] if found else block.fewest)
+
+    def _shift(self, members: list[Block], budget: float, cost: Callable[[], int]) -> float:
+        """Raise or lower the log-odds of some blocks together until they fit into the budget.
+
+        Returns:
+            The largest shift with which they do.
+        """
+
         def apply(shift: float) -> int:
-            for index in members:
-                self.kept[index] = self._round(self.groups[index], shift)
+            for block in members:
+                self._keep(block, self._round(block, shift))
             return cost()
 
         # Beyond this shift every gate is open, or closed, with certainty in double precision.
         reach = float(np.abs(self.log_odds).max(initial=0.0)) + CERTAIN_LOG_ODDS
         low, high = -reach, reach
-        if apply(high) > budget:
-            # Far below what moves a single unit; 30 halvings.
-            while high - low > 1e-9 * reach:
-                middle = (low + high) / 2
-                if apply(middle) > budget:
-                    high = middle
-                else:
-                    low = middle
-            apply(low)
-        self._fill(members, budget, cost)
+        if apply(high) <= budget:
+            return high
+        # Far below what moves a single unit; 30 halvings.
+        while high - low > 1e-9 * reach:
+            middle = (low + high) / 2
+            if apply(middle) > budget:
+                high = middle
+            else:
+                low = middle
+        apply(low)
+        return low
 
-    def _fill(self, members: list[int], budget: float, cost: Callable[[], int]) -> None:
+    def _fill(self, members: list[Block], budget: float, cost: Callable[[], int]) -> None:
         """Add the most probable closed units back while the cost stays within ``budget``."""
         open_to = set(members)
         while open_to:
             candidates = []
-            for index in open_to:
-                group, kept = self.groups[index], self.kept[index]
-                if kept < group.size:
-                    unit = group.start + self.order[index][kept]
-                    candidates.append((-self.log_odds[unit], index))
-            open_to = {index for _, index in candidates}
-            for _, index in sorted(candidates):
-                group = self.groups[index]
-                before = self.kept[index]
-                self.kept[index] = min(before + self._step(group), group.size)
+            for block in open_to:
+                if self.kept[block.groups[0]] < block.size * block.shares[0]:
+                    candidates.append((-self._next_log_odds(block), block.groups[0], block))
+            open_to = {block for *_, block in candidates}
+            for *_, block in sorted(candidates, key=lambda candidate: candidate[:2]):
+                before = self.kept[block.groups[0]] // block.shares[0]
+                self._keep(block, min(before + block.step, block.size))
                 if cost() <= budget:
                     break
-                self.kept[index] = before
-                open_to.discard(index)
+                self._keep(block, before)
+                open_to.discard(block)
             else:
                 return
+
+    def _next_log_odds(self, block: Block) -> float:
+        """Log-odds of the next units to be kept, mean over the groups of a block."""
+        units = [
+            self.groups[index].start + self.order[index][self.kept[index]] for index in block.groups
+        ]
+        return float(self.log_odds[units].mean())

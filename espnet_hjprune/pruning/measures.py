@@ -7,6 +7,7 @@ from typing import Literal
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
+from espnet_hjprune.pruning.blocks import check_uniform, head_step
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import (
     Count,
@@ -61,6 +62,8 @@ def measures(config: EncoderConfig, options: PruningConfig) -> list[Measure]:
     Raises:
         HJPruneError: a target that removing every unit allowed would still miss.
     """
+    if options.uniform:
+        check_uniform(config)
     kind: Literal["macs", "params"] = "macs" if options.criterion == "macs" else "params"
     parts: tuple[Part | None, ...] = PARTS if options.criterion == SEPARATE else (None,)
     found = []
@@ -95,4 +98,9 @@ def smallest_counts(config: EncoderConfig, options: PruningConfig) -> UnitCounts
         # Spread over the groups of the positional convolution, which is where they cost least.
         groups = len(config.positional.group_widths)
         counts.positional_pairs = max(counts.hidden, counts.hidden**2 // groups)
+    if options.uniform and "head" in units:
+        heads = min(head_step(config, options), config.heads[0])
+        counts.head = [heads] * len(counts.head)
+        counts.hidden = heads * config.head_dim
+        counts.positional_pairs = counts.hidden**2 // len(config.positional.group_widths)
     return counts

@@ -16,7 +16,12 @@ from espnet_hjprune.config_file import read_config
 from espnet_hjprune.constants import AUDIO_FORMATS, FASTEST, SLOWEST
 from espnet_hjprune.data.tokens import TOKEN_TYPES
 from espnet_hjprune.errors import HJPruneError, UsageError
-from espnet_hjprune.model.espnet_config import check_direct_ctc, plugin_names, upstream_options
+from espnet_hjprune.model.espnet_config import (
+    check_direct_ctc,
+    plugin_names,
+    plugin_options,
+    upstream_options,
+)
 from espnet_hjprune.model.upstream_options import OWN_NAME
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.recipe.method import Method, method_name
@@ -45,6 +50,7 @@ FLAGS = (
     "init_ctc",
     "trust_checkpoint",
     "allow_off_target",
+    "uniform",
 )
 NEEDED = ("train_set", "valid_set", "test_sets")
 CHOICES = {
@@ -298,6 +304,8 @@ def _check_configs(
             continue
         if name == "prune_config":
             config = method.apply(config, path)
+            if options["uniform"] == "true":
+                plugin_options(config, path)["pruning"]["uniform"] = True
         if name != "train_config" and options["distill"] == "true":
             config = with_distillation(config, path)
         if name != "train_config":
@@ -329,6 +337,8 @@ def _method_tag(options: Mapping[str, str], method: Method, pruning: PruningConf
         words.append(config)
     if options["distill"] == "true":
         words.append("distilled")
+    if options["uniform"] == "true":
+        words.append("uniform")
     if name != "dense":  # It has no target.
         if options["targets"]:
             words += ["to", *map(str, method.targets)]

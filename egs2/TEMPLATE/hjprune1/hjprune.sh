@@ -61,6 +61,7 @@ Upstream and pruning; what is empty is as configured
   --hold_epochs 2             epochs at each of several targets
   --rise_epochs 1             epochs from one of them to the next
   --units ""                  gated units, such as "head ffn hidden"
+  --uniform false             keep all layers alike, so that Hugging Face's own classes hold them
   --allow_off_target false    prune and compact also if the gates do not come to the target
   --distill false             the unpruned model teaches in stages 4 and 6
   --seed ""                   seed of stages 4 and 6
@@ -229,6 +230,7 @@ stage_4() {
         --target_sparsity "${target_sparsity}" --targets "${targets[*]}" --units "${units}"
         --ramp_epochs "${ramp_epochs}" --hold_epochs "${hold_epochs}" --rise_epochs "${rise_epochs}"
     )
+    ! ${uniform} || options+=(--uniform true)
     need "${train_exp}/.done" "run stage 3 first"
     need "${train_exp}/${init_model}" "choose another --init_model"
     if unfinished_training "${prune_exp}" "${prune_max_epoch}" "${options[*]}" "${prune_args[*]}" \

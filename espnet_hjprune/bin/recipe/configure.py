@@ -62,6 +62,7 @@ def get_parser() -> argparse.ArgumentParser:
     pruning.add_argument(
         "--allow_off_target", default="false", help="true: train even if the target is out of reach"
     )
+    pruning.add_argument("--uniform", default="false", help="true: all layers alike")
     for option in ("method", "target_sparsity", "targets", "units"):
         pruning.add_argument(f"--{option}", default="", help="as the recipe has it")
     parser.add_argument(
@@ -95,8 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         ramp = Ramp(args.ramp_epochs, args.hold_epochs, args.rise_epochs)
         method = Method.from_options(args.method, args.target_sparsity, args.targets, args.units)
         config = method.apply(config, args.config)
-        if args.allow_off_target == "true":
-            plugin_options(config, args.config)["pruning"]["allow_off_target"] = True
+        for flag in ("allow_off_target", "uniform"):
+            if getattr(args, flag) == "true":
+                plugin_options(config, args.config)["pruning"][flag] = True
     if args.teacher:
         config = with_distillation(config, args.config, args.teacher)
     if args.compile == "true":
