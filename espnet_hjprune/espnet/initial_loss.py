@@ -60,10 +60,12 @@ class _BeforeFirstBatch:
         if dense is None or None in drawn:  # Some tasks have no loss outside of training.
             return
         gated = statistics.fmean(loss for loss in drawn if loss is not None)
+        # Without labels the model begins as its own teacher.
         change = gated / dense - 1 if dense else 0.0
+        share = f" ({change:+.1%})" if dense else ""
         line = (
-            f"Loss of the first batch: {dense:.4g} without gates, {gated:.4g} ({change:+.1%}) with "
-            f"gates as drawn, mean of {DRAWS}"
+            f"Loss of the first batch: {dense:.4g} without gates, {gated:.4g}{share} with gates as "
+            f"drawn, mean of {DRAWS}"
         )
         if abs(change) > TOLERANCE:
             logging.warning(

@@ -38,6 +38,36 @@ def hidden_loss(
     return torch.stack(shares).mean()
 
 
+def l1_cosine_loss(
+    student: Sequence[torch.Tensor],
+    teacher: Sequence[torch.Tensor],
+    inside: torch.Tensor,
+    keep: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean absolute distance and ``-log sigmoid`` of the cosine, per frame, mean over states.
+
+    As DistilHuBERT (Chang et al. 2022, Eq. 1) and DPHuBERT (Peng et al. 2023) have it. Arguments as
+    of :func:`hidden_loss`.
+    """
+    frames = inside.float()
+    count = frames.sum().clamp(min=1)
+    losses = []
+    for own, goal in zip(student, teacher, strict=True):
+        own, goal = own.float(), goal.float()
+        features: float | torch.Tensor = own.shape[-1]
+        if keep is not None:
+            own, goal = own * keep, goal * keep
+            features = keep.float().sum().clamp(min=1)
+        distance = (own - goal).abs().sum(-1) / features
+        angle = F.logsigmoid(F.cosine_similarity(own, goal, dim=-1))
+        losses.append(((distance - angle) * frames).sum() / count)
+    return torch.stack(losses).mean()
+
+
+# What can be learned of hidden states, by its name in configurations.
+DISTANCES = {"relative_l2": hidden_loss, "l1_cosine": l1_cosine_loss}
+
+
 def logits_loss(
     student: torch.Tensor,
     teacher: torch.Tensor,

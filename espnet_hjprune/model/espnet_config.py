@@ -23,6 +23,8 @@ from espnet_hjprune.nn.config import EncoderConfig
 
 # What the frontend and the encoder are called in a configuration.
 NAME = "hj_prune"
+# What the model is called that learns without labels.
+UNLABELLED = "hj_prune_unlabelled"
 # Our learning rate scheduler, which must know how long a training lasts.
 SCHEDULER = "linear_warmup_decay"
 # Options of a configuration that make up the model, beside the classes that the task lets choose.

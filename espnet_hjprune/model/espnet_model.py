@@ -15,7 +15,7 @@ import torch
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.compaction import check_gates, compare
-from espnet_hjprune.model.espnet_config import compact_config, plugin_options
+from espnet_hjprune.model.espnet_config import UNLABELLED, compact_config, plugin_options
 from espnet_hjprune.model.loading import build_upstream
 from espnet_hjprune.model.model_dir import read_weights, upstream_path
 from espnet_hjprune.model.summary import summarise
@@ -85,6 +85,10 @@ def linear_readers(model: GatedModel) -> list[str] | None:
     """
     config, path = model.config, model.path
     parts = {name.split(".")[0] for name in model.state}
+    if config.get("model") == UNLABELLED:
+        # Projections to the teacher's states, if there are some.
+        weights = (n for n in model.state if n.startswith("teaching.") and n.endswith(".weight"))
+        return sorted(name.removesuffix(".weight") for name in weights)
     if not parts <= PLAIN_PARTS:
         return None
     if path == "frontend.core":

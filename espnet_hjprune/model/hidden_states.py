@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model.distillation import hidden_loss
+from espnet_hjprune.model.distillation import DISTANCES
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.nn.gate_values import GateValues
 from espnet_hjprune.pruning.resident import Resident
@@ -79,6 +80,7 @@ class Lesson:
         layers: states that are compared, 0 being the input of the first Transformer layer;
             ``None`` for all that the student has.
         source: where the teacher comes from, for messages.
+        distance: a key of :data:`.DISTANCES`.
 
     Raises:
         HJPruneError: the two upstreams do not belong together.
@@ -90,22 +92,29 @@ class Lesson:
         teacher: SpeechUpstream,
         layers: Sequence[int] | None,
         source: str,
+        distance: str = "relative_l2",
     ) -> None:
-        self.layers = layers
+        self.layers = list(layers or range(len(student.config.heads) + 1))
+        self.distance = DISTANCES[distance]
         self.places = Resident(teacher_places(student, teacher, layers, source))
         self.recorders = [HiddenStateRecorder(upstream) for upstream in (student, teacher)]
 
-    def loss(self) -> torch.Tensor:
-        """Distance of the states of the last forward passes of both."""
+    def loss(self, projections: Iterable[nn.Module] | None = None) -> torch.Tensor:
+        """Distance of the states of the last forward passes of both.
+
+        Args:
+            projections: of the student's states to all features of the teacher, one for each of
+                the layers; ``None`` to compare the features that the student has.
+        """
         own, goal = (recorder.take() for recorder in self.recorders)
-        layers = self.layers or range(len(own.states))
-        places = self.places.on(own.states[0].device)
-        return hidden_loss(
-            [own.states[layer] for layer in layers],
-            [goal.states[layer][..., places] for layer in layers],
-            own.inside,
-            own.keep,
-        )
+        layers = [layer for layer in self.layers if layer < len(own.states)]
+        states = [own.states[layer] for layer in layers]
+        goals = [goal.states[layer] for layer in layers]
+        if projections is not None:
+            projected = [project(s) for project, s in zip(projections, states, strict=True)]
+            return self.distance(projected, goals, own.inside)
+        places = self.places.on(states[0].device)
+        return self.distance(states, [g[..., places] for g in goals], own.inside, own.keep)
 
     def forget(self) -> None:
         """Let go of hidden states that are not compared."""

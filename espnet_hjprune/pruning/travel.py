@@ -61,7 +61,10 @@ def check_travel(
             f"pruning.gate_lr {options.gate_lr} or lower pruning.initial_keep"
         )
         if limit < target and not options.allow_off_target:
-            raise HJPruneError(f"{way}; {remedy}")
+            raise HJPruneError(
+                f"{way}; {remedy}; with pruning.allow_off_target: true (--allow_off_target true in "
+                "a recipe) it is trained all the same"
+            )
         if usual < target:
             logging.warning("Gates: %s; %s", way, remedy)
         else:

@@ -1,0 +1,160 @@
+"""Pruning without labels: distances against plain formulas, and trainings by ESPnet's trainer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from espnet_runs import compact, make_corpus, prune_options
+from models import padded_batch, random_encoder, random_pruner, settle, small_config
+
+import espnet_hjprune as hj
+from espnet_hjprune.bin.recipe import unlabelled_train
+from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.model.distillation import DISTANCES, l1_cosine_loss
+from espnet_hjprune.model.unlabelled import StateTeaching, UnlabelledConfig
+from espnet_hjprune.pruning.config import PruningConfig
+
+
+def test_absolute_distance_and_cosine_are_those_of_the_papers():
+    generator = torch.Generator().manual_seed(0)
+    own, goal = ([torch.randn(2, 5, 8, generator=generator) for _ in range(3)] for _ in range(2))
+    inside = torch.arange(5) < torch.tensor([[5], [3]])
+    keep = torch.tensor([1.0, 1, 0, 1, 1, 0, 1, 1])
+    for kept in (None, keep):
+        places = [0, 1, 3, 4, 6, 7] if kept is not None else list(range(8))
+        expected = []
+        for one, other in zip(own, goal, strict=True):
+            for row, count in ((0, 5), (1, 3)):
+                for frame in range(count):
+                    a, b = one[row, frame, places].double(), other[row, frame, places].double()
+                    cosine = a @ b / a.norm() / b.norm()
+                    expected.append((a - b).abs().mean() - torch.sigmoid(cosine).log())
+        found = l1_cosine_loss(own, goal, inside, kept)
+        assert found.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
+
+
+def saved_teacher(directory):
+    """A dense model directory, and its upstream."""
+    upstream = hj.SpeechUpstream(hj.UpstreamOptions(architecture=small_config()))
+    upstream.encoder = random_encoder(small_config())
+    hj.save(upstream, directory)
+    return upstream
+
+
+def student_of(directory):
+    """An upstream that starts as the teacher."""
+    source = hj.UpstreamOptions(upstream="hj_prune_local", path_or_url=str(directory))
+    return hj.SpeechUpstream(source)
+
+
+@pytest.mark.parametrize("projection", [False, True])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_model_begins_as_its_own_teacher(tmp_path, distance, projection):
+    saved_teacher(tmp_path)
+    student = student_of(tmp_path).eval()
+    options = UnlabelledConfig("hj_prune_local", str(tmp_path), distance, None, projection)
+    teaching = StateTeaching(student, options)
+    wave, lengths = padded_batch([8000, 5000])
+    student(wave, lengths)
+    least = 0.0 if distance == "relative_l2" else -F.logsigmoid(torch.tensor(1.0)).item()
+    assert teaching(wave, lengths).item() == pytest.approx(least, abs=1e-5)
+    # What is pruned is farther away, and compaction changes nothing of that.
+    settle(student.add_gates(PruningConfig(target_sparsity=0.5, ramp_steps=0)))
+    student.eval()(wave, lengths)
+    far = teaching(wave, lengths).item()
+    assert far > least + 0.01
+    smaller = hj.compact(student, scatter=False).upstream.eval()
+    again = StateTeaching(smaller, options)
+    smaller(wave, lengths)
+    if distance == "relative_l2" and not projection:
+        assert again(wave, lengths).item() == pytest.approx(far, rel=1e-4)
+    else:
+        assert again(wave, lengths).item() > least
+    assert all("teacher" not in name for name in teaching.state_dict())
+
+
+def test_learned_projections_see_all_features_of_the_teacher(tmp_path):
+    teacher = saved_teacher(tmp_path).eval()
+    student = student_of(tmp_path).eval()
+    pruner = random_pruner(student.config, target_sparsity=0.5)
+    student.pruner = pruner
+    options = UnlabelledConfig("hj_prune_local", str(tmp_path), "relative_l2", [0, 2], True)
+    teaching = StateTeaching(student, options)
+    wave, lengths = padded_batch([8000])
+    student(wave, lengths)
+    loss = teaching(wave, lengths)
+    with torch.no_grad():
+        gates = pruner.evaluation_gates()
+        own, _ = student.encoder(wave, lengths, gates, all_states=True)
+        goals, _ = teacher.encoder(wave, lengths, all_states=True)
+    shares = [
+        (own[layer] - goals[layer]).square().sum() / goals[layer].square().sum() for layer in (0, 2)
+    ]
+    assert loss.item() == pytest.approx(torch.stack(shares).mean().item(), rel=1e-4)
+    loss.backward()
+    assert teaching.projections is not None
+    assert all(p.grad is not None for p in teaching.projections.parameters())
+
+
+def options_of(directory, **changes):
+    """Options of a training without labels."""
+    source = {"upstream": "hj_prune_local", "path_or_url": str(directory)}
+    pruned = prune_options(make_corpus(directory / "corpus", ["wav.scp,speech,sound"]))
+    conf = pruned["frontend_conf"] | {"frontend_conf": source}
+    model = {"teacher": "hj_prune_local", "path_or_url": str(directory)}
+    return pruned | {"frontend_conf": conf, "model_conf": model} | changes
+
+
+def train(exp, options, directory):
+    """Train by the program that the recipes call."""
+    exp.mkdir()
+    (exp / "train.yaml").write_text(yaml.safe_dump(options))
+    corpus = make_corpus(directory / "corpus", ["wav.scp,speech,sound"])
+    unlabelled_train.main(
+        ["--config", f"{exp}/train.yaml", "--output_dir", str(exp), *corpus.arguments()]
+    )
+    return exp
+
+
+def test_it_is_trained_compacted_and_trained_again(tmp_path, caplog):
+    dense = tmp_path / "dense"
+    teacher = saved_teacher(dense)
+    options = options_of(dense)
+    options["model_conf"]["projection"] = True
+    options["frontend_conf"]["pruning"]["initial_keep"] = 0.9
+    caplog.set_level("INFO")
+    gated = train(tmp_path / "gated", options, dense)
+    # The first batch: no distance without gates.
+    assert "0 without gates" in caplog.text
+    compact("ssl", gated, tmp_path / "compact", options)
+    config = yaml.safe_load((tmp_path / "compact/config.yaml").read_text())
+    architecture = config["frontend_conf"]["frontend_conf"]["architecture"]
+    assert architecture["output_positions"] is None
+    finetune = yaml.safe_load((tmp_path / "compact/finetune.yaml").read_text())
+    finetune["init_param"] = [str(tmp_path / "compact/model.pth")]
+    final = train(tmp_path / "final", finetune, dense)
+    encoder = hj.load(final)
+    assert encoder.config.to_dict() == architecture
+    counts = [sum(p.numel() for p in e.parameters()) for e in (encoder, teacher.encoder)]
+    assert counts[0] < 0.7 * counts[1]
+    # Learned projections go on with what is left.
+    weight = torch.load(final / "latest.pth")["teaching.projections.0.weight"]
+    assert weight.shape == (64, encoder.config.hidden_size)
+    # The result is an upstream.
+    assert student_of(final).config == encoder.config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "model_conf.teacher is missing"),
+        ({"teacher": "hj_prune_local", "distance": "cosine"}, "one of relative_l2, l1_cosine"),
+        ({"teacher": "hj_prune_local", "projection": "some"}, "neither true nor false"),
+        ({"teacher": "hj_prune_local", "logits": 1.0}, "logits"),
+    ],
+)
+def test_wrong_options(values, message):
+    with pytest.raises(HJPruneError, match=message):
+        UnlabelledConfig.from_dict(values)
