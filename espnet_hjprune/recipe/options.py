@@ -119,6 +119,8 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
     _check_upstream(new)
     _spread_targets(new, method)
     _check_trainings(new, configs)
+    for option, part in (("init_model", "train"), ("inference_asr_model", "compact")):
+        new[option] = new[option] or best_model(configs[f"{part}_config"])
     new["method_tag"] = _method_tag(new, method, pruning)
     _state_method(new, method, pruning)
     _name_data(new)
@@ -265,6 +267,12 @@ def _spread_targets(options: dict[str, str], method: Method) -> None:
         f" --max_epoch {epochs[-1]} --keep_nbest_models {epochs[-1]} --patience none"
         " --scheduler_conf pruning_schedule=constant"
     )
+
+
+def best_model(config: Mapping[str, Any]) -> str:
+    """Name of the best model of a training, by the first criterion that its configuration has."""
+    criteria = config.get("best_model_criterion") or [["valid", "loss", "min"]]
+    return f"{criteria[0][0]}.{criteria[0][1]}.ave.pth"
 
 
 def _check_trainings(options: dict[str, str], configs: Mapping[str, dict[str, Any]]) -> None:

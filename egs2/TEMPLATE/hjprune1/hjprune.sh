@@ -74,8 +74,8 @@ Training, decoding and scoring
   --train_args ""             options of ESPnet's training in stage 3, after the configuration
   --prune_args ""             the same in stage 4
   --compact_args ""           the same in stage 6
-  --init_model valid.loss.ave.pth           model of stage 3 that is pruned
-  --inference_asr_model valid.loss.ave.pth  model that is decoded
+  --init_model ""             model of stage 3 that is pruned; empty: the best by its configuration
+  --inference_asr_model ""    model that is decoded; empty: the best of stage 6, and so called in 3
   --decoder batched           batched, for CTC models and linear classifiers, or espnet
   --inference_config ""       options of decoding; empty: conf/decode_<decoder>.yaml
   --inference_args ""         more of them, after the configuration

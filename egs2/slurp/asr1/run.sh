@@ -12,8 +12,6 @@ exec ./hjprune.sh \
     --mini_test_sets test \
     --mini_pretrain_epochs 8 \
     --token_type word \
-    --init_model valid.acc.ave.pth \
-    --inference_asr_model valid.acc.ave.pth \
     --score_types wer \
     --metric accuracy \
     "$@"
