@@ -114,7 +114,34 @@ def test_every_default_passes() -> None:
         "nj", "inference_nj", "upstream", "upstream_tag", "ramp_epochs", "config_dir",
         "train_config", "prune_config", "compact_config", "inference_config",
         "method", "target_sparsity", "units", "hold_epochs", "rise_epochs",
+        "init_model", "inference_asr_model",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("criterion", "name"),
+    [
+        (None, "valid.loss.ave.pth"),
+        ([["valid", "acc", "max"], ["valid", "loss", "min"]], "valid.acc.ave.pth"),
+        ([["train", "loss", "min"]], "train.loss.ave.pth"),
+    ],
+)
+def test_the_best_model_is_that_of_the_trainings_own_criterion(
+    tmp_path: Path, criterion: list[list[str]] | None, name: str
+) -> None:
+    files = {}
+    for part in ("train", "finetune"):
+        config = yaml.safe_load(Path(f"conf/tuning/{part}.yaml").read_text(encoding="utf-8"))
+        config.pop("best_model_criterion")
+        if criterion is not None and part == "train":
+            config["best_model_criterion"] = criterion
+        files[part] = tmp_path / f"{part}.yaml"
+        files[part].write_text(yaml.safe_dump(config))
+    given = {"train_config": str(files["train"]), "compact_config": str(files["finetune"])}
+    completed = complete(**given)
+    assert completed["init_model"] == name
+    assert completed["inference_asr_model"] == "valid.loss.ave.pth"
+    assert complete(**given, init_model="5epoch.pth")["init_model"] == "5epoch.pth"
 
 
 @pytest.mark.parametrize(
