@@ -196,6 +196,26 @@ def test_it_runs_where_this_package_is_not(tmp_path):
     assert rate == model.upstream.config.downsampling
 
 
+def test_half_precision_hears_long_utterances(tmp_path):
+    model = recogniser(compact(random_encoder(small("large"))))
+    export_huggingface(model, tmp_path, tmp_path)
+    from transformers import AutoModelForCTC
+
+    theirs = AutoModelForCTC.from_pretrained(
+        tmp_path, trust_remote_code=True, dtype=torch.float16, output_hidden_states=True
+    )
+    # More samples than float16 can count.
+    waves, lengths = padded_batch([80000, 70000])
+    mask = (torch.arange(waves.shape[1]) < lengths.unsqueeze(1)).long()
+    with torch.no_grad():
+        output = theirs(waves.half(), attention_mask=mask)
+        expected, frames = model(waves, lengths)
+    assert output.logits.dtype == torch.float16 and len(output.hidden_states) == 4
+    inside = torch.arange(expected.shape[1]) < frames.unsqueeze(1)
+    found = output.logits.log_softmax(-1, dtype=torch.float32)
+    assert (found - expected)[inside].abs().max() <= 0.01 * expected.abs().max()
+
+
 def test_it_can_be_trained_there(tmp_path):
     model = recogniser(compact(random_encoder(small())))
     export_huggingface(model, tmp_path, tmp_path)
@@ -317,9 +337,13 @@ def test_what_it_refuses(tmp_path):
     argv = ["--model_dir", str(tmp_path), "--format", "huggingface"]
     with pytest.raises(HJPruneError, match="does not go with --quantize"):
         export_command.main([*argv, "--quantize", "int8"])
-    (tmp_path / "results.json").write_text("{")
-    with pytest.raises(HJPruneError, match=r"results\.json is no JSON"):
-        export_command.main(argv)
+    for text, message in (
+        ("{", r"results\.json is no JSON"),
+        ('{"models": [{}]}', "not what stage 7"),
+    ):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(HJPruneError, match=message):
+            export_command.main(argv)
     assert not Path(tmp_path / "export_huggingface").exists()
     model = recogniser(random_encoder(small()))
     model.upstream.pruner = random_pruner(small())
@@ -378,12 +402,13 @@ def test_the_command_writes_for_stock_classes(tmp_path):
 
 
 def test_what_stock_classes_cannot_hold(tmp_path):
+    uneven = compact(random_encoder(small()), scatter=False)
     for model, reason in (
-        (recogniser(compact(random_encoder(small()))), "different numbers of heads"),
-        (uniform("base", tile_factor=2), "not read at the last hidden state alone"),
-        (uniform("base", projection=True), "more than a CTC layer"),
-        (recogniser(family_encoder("wavlm")), "position bias"),
+        (recogniser(uneven), "different numbers of heads.*uniform: true"),
+        (uniform("base", tile_factor=2), "not read at the last hidden state alone; export without"),
+        (uniform("base", projection=True), "more than a CTC layer on top; export without"),
+        (recogniser(family_encoder("wavlm")), r"has a position bias \(WavLM\); export without"),
     ):
-        with pytest.raises(HJPruneError, match=f"{reason}.*uniform: true"):
+        with pytest.raises(HJPruneError, match=reason):
             export_huggingface(model, tmp_path, tmp_path, stock=True)
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from models import family_config, padded_batch, settle, small_config
 
 import espnet_hjprune as hj
 from espnet_hjprune.model import compaction
+from espnet_hjprune.model.model_dir import find_weights
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.upstream.random_checkpoint import save_random_checkpoint
 
@@ -178,6 +179,24 @@ def test_pruned_encoders_are_upstreams_of_other_models(tmp_path):
     again = hj.compact(other)
     assert again.summary["dense"]["params"] == sum(p.numel() for p in other.encoder.parameters())
     assert again.upstream.options.upstream is None
+
+
+def test_the_best_weights_are_those_of_the_trainings_own_criterion(tmp_path):
+    names = ["valid.acc.best.pth", "valid.loss.ave.pth", "train.loss.ave.pth"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert find_weights(tmp_path).name == "valid.acc.best.pth"
+    for criterion, expected in (
+        ([["train", "loss", "min"]], "train.loss.ave.pth"),
+        ([["valid", "loss", "min"], ["train", "loss", "min"]], "valid.loss.ave.pth"),
+        ([["valid", "wer", "min"]], "valid.acc.best.pth"),
+    ):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"best_model_criterion": criterion}))
+        assert find_weights(tmp_path).name == expected
+    (tmp_path / "model.pth").touch()
+    assert find_weights(tmp_path).name == "model.pth"
+    with pytest.raises(hj.HJPruneError, match="nor the best weights of a training"):
+        find_weights(tmp_path / "none")
 
 
 def test_directories_that_are_no_upstream(tmp_path):

@@ -13,7 +13,9 @@ import espnet_hjprune as hj
 from espnet_hjprune.bin.recipe import unlabelled_train
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.distillation import DISTANCES, l1_cosine_loss
+from espnet_hjprune.model.espnet_model import GatedModel, compact_model
 from espnet_hjprune.model.unlabelled import StateTeaching, UnlabelledConfig
+from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.pruning.config import PruningConfig
 
 
@@ -98,6 +100,54 @@ def test_learned_projections_see_all_features_of_the_teacher(tmp_path):
     assert all(p.grad is not None for p in teaching.projections.parameters())
 
 
+def test_a_student_that_is_read_at_a_lower_layer(tmp_path):
+    saved_teacher(tmp_path)
+    source = hj.UpstreamOptions(upstream="hj_prune_local", path_or_url=str(tmp_path), layer=1)
+    student = hj.SpeechUpstream(source).eval()
+    options = UnlabelledConfig("hj_prune_local", str(tmp_path), projection=True)
+    teaching = StateTeaching(student, options)
+    wave, lengths = padded_batch([8000])
+    student(wave, lengths)
+    assert teaching(wave, lengths).item() == pytest.approx(0.0, abs=1e-6)
+    assert teaching.projections is not None and len(teaching.projections) == 2
+    with pytest.raises(HJPruneError, match=r"model_conf\.layers has 3"):
+        StateTeaching(student, UnlabelledConfig("hj_prune_local", str(tmp_path), layers=[3]))
+
+
+def test_projections_of_a_model_whose_output_is_scattered():
+    torch.manual_seed(0)
+    upstream = hj.SpeechUpstream(hj.UpstreamOptions(architecture=small_config())).eval()
+    first = upstream.add_gates(PruningConfig(target_sparsity=0.4, ramp_steps=0))
+    with torch.no_grad():
+        first.gates.log_alpha.normal_(0, 3)
+    settle(first)
+    scattered = hj.compact(upstream.eval()).upstream.eval()
+    assert scattered.config.output_positions is not None
+    conf = {"architecture": scattered.config.to_dict()}
+    pruning = {"target_sparsity": 0.3, "ramp_steps": 0}
+    config = {
+        "frontend": "hj_prune",
+        "frontend_conf": {"frontend_conf": conf, "pruning": pruning},
+        "model": "hj_prune_unlabelled",
+    }
+    pruner = scattered.add_gates(PruningConfig.from_dict(pruning))
+    with torch.no_grad():
+        pruner.gates.log_alpha.normal_(0, 3)
+    settle(pruner)
+    width = scattered.config.hidden_size
+    state = {f"frontend.core.{name}": tensor for name, tensor in scattered.state_dict().items()}
+    state["teaching.projections.0.weight"] = torch.arange(2.0 * width).view(2, width)
+    model = GatedModel(config, state, "frontend.core", scattered.eval())
+    result = compact_model(model, padded_batch([8000])[0], "ssl")
+    own = EncoderConfig.from_dict(
+        result.config["frontend_conf"]["frontend_conf"]["architecture"]
+    ).dense_features
+    before = scattered.config.dense_features
+    expected = [before.index(feature) for feature in own]
+    assert len(own) < width
+    assert result.state["teaching.projections.0.weight"][0].tolist() == expected
+
+
 def options_of(directory, **changes):
     """Options of a training without labels."""
     source = {"upstream": "hj_prune_local", "path_or_url": str(directory)}
@@ -127,7 +177,7 @@ def test_it_is_trained_compacted_and_trained_again(tmp_path, caplog):
     caplog.set_level("INFO")
     gated = train(tmp_path / "gated", options, dense)
     # The first batch: no distance without gates.
-    assert "0 without gates" in caplog.text
+    assert "first batch: 0 without gates" in caplog.text
     compact("ssl", gated, tmp_path / "compact", options)
     config = yaml.safe_load((tmp_path / "compact/config.yaml").read_text())
     architecture = config["frontend_conf"]["frontend_conf"]["architecture"]
@@ -153,6 +203,8 @@ def test_it_is_trained_compacted_and_trained_again(tmp_path, caplog):
         ({"teacher": "hj_prune_local", "distance": "cosine"}, "one of relative_l2, l1_cosine"),
         ({"teacher": "hj_prune_local", "projection": "some"}, "neither true nor false"),
         ({"teacher": "hj_prune_local", "logits": 1.0}, "logits"),
+        ({"teacher": "hj_prune_local", "layers": 3}, "model_conf.layers is 3, not a list"),
+        ({"teacher": "hj_prune_local", "layers": [-1]}, r"model_conf.layers is \[-1\], not a list"),
     ],
 )
 def test_wrong_options(values, message):

@@ -49,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data_dir", type=Path, help="wav.scp and text whose word errors are compared"
     )
-    parser.add_argument("--output_dir", type=Path, help="default <model_dir>/export_<format>")
+    parser.add_argument("--output_dir", type=Path, help="default <model_dir>/export_<what>")
     return parser
 
 

@@ -16,6 +16,8 @@ from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
 DRAWS = 5
 # The loss may differ by this share; more harms the model that pruning starts from.
 TOLERANCE = 0.05
+# A loss that is nothing but rounding.
+ROUNDING = 1e-6
 
 
 def report_initial_loss(model: AbsESPnetModel) -> None:
@@ -60,12 +62,18 @@ class _BeforeFirstBatch:
         if dense is None or None in drawn:  # Some tasks have no loss outside of training.
             return
         gated = statistics.fmean(loss for loss in drawn if loss is not None)
-        # Without labels the model begins as its own teacher.
-        change = gated / dense - 1 if dense else 0.0
-        share = f" ({change:+.1%})" if dense else ""
+        if dense < ROUNDING:
+            # Without labels the model begins as its own teacher.
+            logging.info(
+                "Loss of the first batch: 0 without gates, %.4g with gates as drawn, mean of %d",
+                gated,
+                DRAWS,
+            )
+            return
+        change = gated / dense - 1
         line = (
-            f"Loss of the first batch: {dense:.4g} without gates, {gated:.4g}{share} with gates as "
-            f"drawn, mean of {DRAWS}"
+            f"Loss of the first batch: {dense:.4g} without gates, {gated:.4g} ({change:+.1%}) with "
+            f"gates as drawn, mean of {DRAWS}"
         )
         if abs(change) > TOLERANCE:
             logging.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
@@ -16,7 +17,10 @@ from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.trainer import Trainer
 
+from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.frontend import HJPruneFrontend
+from espnet_hjprune.espnet.tasks import register_task
+from espnet_hjprune.espnet.training_options import uses_threads
 from espnet_hjprune.model.espnet_config import NAME, UNLABELLED
 from espnet_hjprune.model.unlabelled import StateTeaching, UnlabelledConfig
 
@@ -78,9 +82,6 @@ class UnlabelledTask(AbsTask):
         group = parser.add_argument_group(description="Task related")
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
-        group.add_argument(
-            "--use_preprocessor", type=str, default="false", help="there is none to be used"
-        )
 
     @classmethod
     def build_collate_fn(
@@ -111,5 +112,14 @@ class UnlabelledTask(AbsTask):
         Raises:
             HJPruneError: an option is wrong, or one of them cannot be read.
         """
+        if uses_threads(vars(args)):
+            raise HJPruneError(
+                "threads for several GPUs have no teacher each; set multiprocessing_distributed: "
+                "true"
+            )
         frontend = frontend_choices.get_class(args.frontend)(**args.frontend_conf)
         return UnlabelledModel(frontend, UnlabelledConfig.from_dict(args.model_conf))
+
+
+# As the import of a task of ESPnet does; processes for further GPUs import this module alone.
+register_task(sys.modules[__name__])

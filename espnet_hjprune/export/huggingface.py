@@ -62,7 +62,8 @@ def export_huggingface(
     auto_class = _auto_class(model)
     with _quiet(transformers):
         theirs = build_stock(transformers, model) if stock else _build(model, auto_class)
-        theirs.save_pretrained(directory)
+        # In one file, which hubconf.py reads.
+        theirs.save_pretrained(directory, max_shard_size="1TB")
         _save_processor(transformers, model, directory, stock)
         if not stock:
             _write_code(directory, auto_class)

@@ -58,10 +58,10 @@ tags:
 
 # A pruned speech model
 
-A speech encoder of the wav2vec 2.0 family whose CNN channels, attention heads, FFN units and hidden
-size were pruned jointly (HJ-Pruning, Peng et al., ICASSP 2023) with espnet_hjprune. It is a dense
-model of smaller layers: no mask, no sparse kernel, and neither espnet_hjprune nor ESPnet is needed
-to run it.
+A speech encoder of the wav2vec 2.0 family, made with espnet_hjprune, which prunes CNN channels,
+attention heads, FFN units and hidden size (HJ-Pruning, Peng et al., ICASSP 2023). It is a dense
+model with the sizes below: no mask, no sparse kernel, and neither espnet_hjprune nor ESPnet is
+needed to run it.
 
 ```python
 {use}
@@ -109,7 +109,7 @@ def model_card(
         macs=f"{cost['macs'] / 1e9:.3g} G",
         seconds=seconds,
         sizes=markdown_table(_sizes(config)),
-        results=_results(record),
+        results=_results(record, model_dir / "results.json"),
     )
 
 
@@ -137,11 +137,24 @@ def _sizes(config: EncoderConfig) -> list[list[str]]:
     ]
 
 
-def _results(record: dict[str, Any]) -> str:
-    """The table of what was measured, with and without pruning."""
-    models = record.get("models") or []
-    if not models:
+def _results(record: dict[str, Any], path: Path) -> str:
+    """The table of what was measured, with and without pruning.
+
+    Raises:
+        HJPruneError: the file is not what stage 7 writes.
+    """
+    if not record:
         return "None were measured where the model is from.\n"
+    try:
+        return _results_table(record)
+    except (KeyError, TypeError, IndexError) as error:
+        raise HJPruneError(
+            f"{path} is not what stage 7 writes ({error!r}); run stage 7 again, or remove it"
+        ) from None
+
+
+def _results_table(record: dict[str, Any]) -> str:
+    models = record["models"]
     metric = record["metric"]["name"]
     sets = list(models[0]["values"])
     seconds = record["seconds"]

@@ -51,7 +51,7 @@ def check_stock(model: BatchInvariantModel) -> None:
     """
     config = model.upstream.config
     options = model.upstream.options
-    problems = [
+    sizes = [
         (len(set(config.heads)) > 1, "its layers have different numbers of heads"),
         (len(set(config.ffn_sizes)) > 1, "its layers have different numbers of FFN units"),
         (not all(config.heads) or not all(config.ffn_sizes), "its layers have lost all units"),
@@ -63,7 +63,9 @@ def check_stock(model: BatchInvariantModel) -> None:
             len(set(config.positional.group_widths)) > 1,
             "the groups of its positional convolution have different widths",
         ),
-        (config.relative is not None, "of a position bias (WavLM) something was pruned"),
+    ]
+    others = [
+        (config.relative is not None, "it has a position bias (WavLM)"),
         (config.positional.depth > 1, "it has several positional convolutions (data2vec)"),
         (not config.projection_norm, "it has no norm before its projection"),
         (config.first_state != "embedded" or config.normalize_states, "its states are others"),
@@ -77,11 +79,14 @@ def check_stock(model: BatchInvariantModel) -> None:
             "it has more than a CTC layer on top",
         ),
     ]
-    reasons = [reason for applies, reason in problems if applies]
+    reasons = [reason for applies, reason in others if applies]
+    remedy = "export without --stock"
+    if not reasons:
+        reasons = [reason for applies, reason in sizes if applies]
+        remedy = f"prune with pruning.uniform: true (--uniform true in a recipe), or {remedy}"
     if reasons:
         raise HJPruneError(
-            f"no stock class of transformers can hold this model: {'; '.join(reasons)}; prune with "
-            "pruning.uniform: true (--uniform true in a recipe), or export without --stock"
+            f"no stock class of transformers can hold this model: {'; '.join(reasons)}; {remedy}"
         )
 
 

@@ -86,12 +86,17 @@ def _onnx(path: Path, threads: int, grid: FrameGrid | None) -> Runner:
         if frames:
             return output, frames[0]
         # Of graphs whose runtime counts the frames itself.
-        assert grid is not None
+        if grid is None:
+            raise HJPruneError(f"{path} needs the export.json that was written beside it")
         counts = torch.tensor([grid.frames(n) for n in lengths.tolist()])
         return output, counts * (output.shape[1] // grid.frames(wave.shape[1]))
 
     def run_alone(wave: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = [run(row[None, : int(n)], n[None]) for row, n in zip(wave, lengths, strict=True)]
+        shortest = grid.samples(2) if grid is not None else 0
+        rows = [
+            run(row[None, : max(int(n), shortest)], n[None])
+            for row, n in zip(wave, lengths, strict=True)
+        ]
         outputs = [output[0] for output, _ in rows]
         return pad_sequence(outputs, batch_first=True), torch.cat([frames for _, frames in rows])
 

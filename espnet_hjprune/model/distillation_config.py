@@ -50,14 +50,7 @@ class DistillationConfig:
             raise HJPruneError(
                 f"distillation.teacher is {self.teacher!r}, not the name of a file of weights"
             )
-        if self.layers is not None and (
-            not isinstance(self.layers, list)
-            or not self.layers
-            or not all(type(layer) is int and layer >= 0 for layer in self.layers)
-        ):
-            raise HJPruneError(
-                f"distillation.layers is {self.layers}, not a list of layers such as [0, 6, 12]"
-            )
+        check_layers(self.layers, "distillation.layers")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DistillationConfig:
@@ -67,3 +60,17 @@ class DistillationConfig:
             HJPruneError: an unknown option or a value out of range.
         """
         return build_dataclass(cls, values, "distillation")
+
+
+def check_layers(layers: Any, option: str) -> None:
+    """Check a list of hidden states; ``None`` stands for all.
+
+    Raises:
+        HJPruneError: it is none.
+    """
+    if layers is not None and (
+        not isinstance(layers, list)
+        or not layers
+        or not all(type(layer) is int and layer >= 0 for layer in layers)
+    ):
+        raise HJPruneError(f"{option} is {layers}, not a list of layers such as [0, 6, 12]")

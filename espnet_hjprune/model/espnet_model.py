@@ -6,6 +6,7 @@ Works on configuration and weights: importing a task of ESPnet takes longer than
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,11 @@ from espnet_hjprune.model.loading import build_upstream
 from espnet_hjprune.model.model_dir import read_weights, upstream_path
 from espnet_hjprune.model.summary import summarise
 from espnet_hjprune.model.upstream import SpeechUpstream
+from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.slicing import compact_encoder
 
+# Weights of the projections of a model that learns without labels.
+PROJECTION = re.compile(r"teaching\.projections\.\d+\.weight")
 # Parts of a model that may be there when linear layers alone read the features.
 PLAIN_PARTS = {"frontend", "normalize", "preencoder", "encoder", "decoder", "ctc"}
 
@@ -86,9 +90,8 @@ def linear_readers(model: GatedModel) -> list[str] | None:
     config, path = model.config, model.path
     parts = {name.split(".")[0] for name in model.state}
     if config.get("model") == UNLABELLED:
-        # Projections to the teacher's states, if there are some.
-        weights = (n for n in model.state if n.startswith("teaching.") and n.endswith(".weight"))
-        return sorted(name.removesuffix(".weight") for name in weights)
+        # Nothing does; what is learned are the hidden states.
+        return []
     if not parts <= PLAIN_PARTS:
         return None
     if path == "frontend.core":
@@ -151,6 +154,8 @@ def compact_model(
         if not name.startswith((f"{path}.encoder.", f"{path}.pruner."))
     }
     state |= {f"{path}.encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    if model.config.get("model") == UNLABELLED:
+        state = _with_sliced_projections(state, upstream, encoder)
     config = compact_config(model.config, encoder.config, task)
     if "preencoder.linear_out" in (readers or []):
         config["preencoder_conf"]["input_size"] = encoder.output_size
@@ -162,3 +167,15 @@ def compact_model(
     summary = summarise(pruner, rebuilt.encoder)
     summary |= compare(upstream, rebuilt, kept, layers, waves)
     return CompactModel(config, state, summary)
+
+
+def _with_sliced_projections(
+    state: Mapping[str, torch.Tensor], before: SpeechUpstream, after: SpeechEncoder
+) -> dict[str, torch.Tensor]:
+    """Weights whose projections to a teacher's states read the hidden features that are left."""
+    places = {feature: place for place, feature in enumerate(before.config.dense_features)}
+    kept = [places[feature] for feature in after.config.dense_features]
+    return {
+        name: tensor[:, kept].contiguous() if PROJECTION.fullmatch(name) else tensor
+        for name, tensor in state.items()
+    }

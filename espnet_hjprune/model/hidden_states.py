@@ -81,6 +81,7 @@ class Lesson:
             ``None`` for all that the student has.
         source: where the teacher comes from, for messages.
         distance: a key of :data:`.DISTANCES`.
+        option: what messages call ``layers``.
 
     Raises:
         HJPruneError: the two upstreams do not belong together.
@@ -93,10 +94,12 @@ class Lesson:
         layers: Sequence[int] | None,
         source: str,
         distance: str = "relative_l2",
+        option: str = "distillation.layers",
     ) -> None:
-        self.layers = list(layers or range(len(student.config.heads) + 1))
+        last = student.layer if student.layer != -1 else len(student.config.heads)
+        self.layers = list(layers or range(last + 1))
         self.distance = DISTANCES[distance]
-        self.places = Resident(teacher_places(student, teacher, layers, source))
+        self.places = Resident(teacher_places(student, teacher, layers, source, option))
         self.recorders = [HiddenStateRecorder(upstream) for upstream in (student, teacher)]
 
     def loss(self, projections: Iterable[nn.Module] | None = None) -> torch.Tensor:
@@ -107,9 +110,8 @@ class Lesson:
                 the layers; ``None`` to compare the features that the student has.
         """
         own, goal = (recorder.take() for recorder in self.recorders)
-        layers = [layer for layer in self.layers if layer < len(own.states)]
-        states = [own.states[layer] for layer in layers]
-        goals = [goal.states[layer] for layer in layers]
+        states = [own.states[layer] for layer in self.layers]
+        goals = [goal.states[layer] for layer in self.layers]
         if projections is not None:
             projected = [project(s) for project, s in zip(projections, states, strict=True)]
             return self.distance(projected, goals, own.inside)
@@ -123,7 +125,11 @@ class Lesson:
 
 
 def teacher_places(
-    student: SpeechUpstream, teacher: SpeechUpstream, layers: Sequence[int] | None, source: str
+    student: SpeechUpstream,
+    teacher: SpeechUpstream,
+    layers: Sequence[int] | None,
+    source: str,
+    option: str = "distillation.layers",
 ) -> torch.Tensor:
     """Where the teacher has the hidden features of the student, ``(hidden of the student,)``.
 
@@ -135,8 +141,8 @@ def teacher_places(
     if own.hidden_features is None and own.hidden_size < theirs.hidden_size:
         raise HJPruneError(
             f"the model does not know which {own.hidden_size} of the {theirs.hidden_size} "
-            f"hidden features of the teacher {source} it has; compact it again (stage 5), "
-            "or set distillation.hidden: 0"
+            f"hidden features of the teacher {source} it has; compact it again (stage 5)"
+            + (", or set distillation.hidden: 0" if option.startswith("distillation") else "")
         )
     known = {feature: place for place, feature in enumerate(theirs.dense_features)}
     counts = [len(config.heads) for config in (own, theirs)]
@@ -149,11 +155,10 @@ def teacher_places(
     if layers is None and read[1] < read[0]:
         raise HJPruneError(
             f"the teacher {source} is read at layer {read[1]}, the model at {read[0]}; "
-            f"set distillation.layers to some from 0 to {read[1]}"
+            f"set {option} to some from 0 to {read[1]}"
         )
     if max(layers or [0]) > min(read):
         raise HJPruneError(
-            f"distillation.layers has {max(layers or [0])}, but the last layer "
-            f"that is read is {min(read)}"
+            f"{option} has {max(layers or [0])}, but the last layer that is read is {min(read)}"
         )
     return torch.tensor([known[feature] for feature in own.dense_features])

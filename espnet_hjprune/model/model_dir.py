@@ -38,17 +38,25 @@ def upstream_path(state: Mapping[str, torch.Tensor]) -> str:
 def find_weights(directory: Path) -> Path:
     """The weights in a model directory: ``model.pth``, or the best ones of a training.
 
+    The best ones are those of the first criterion that its ``config.yaml`` has, if it has one.
+
     Raises:
         HJPruneError: there are none.
     """
-    files = [
-        directory / "model.pth",
-        *sorted(directory.glob("valid.*.best.pth")),
-        *sorted(directory.glob("valid.*.ave.pth")),
-    ]
+    config = directory / "config.yaml"
+    criteria = read_config(config).get("best_model_criterion") if config.is_file() else None
+    named = [f"{phase}.{key}" for phase, key, *_ in (criteria or [])]
+    files = [directory / "model.pth"]
+    files += [directory / f"{name}.{kind}.pth" for name in named for kind in ("best", "ave")]
+    for phase in ("valid", "train"):
+        files += sorted(directory.glob(f"{phase}.*.best.pth"))
+        files += sorted(directory.glob(f"{phase}.*.ave.pth"))
     weights = next((file for file in files if file.is_file()), None)
     if weights is None:
-        raise HJPruneError(f"{directory} has neither model.pth nor valid.*.best.pth")
+        raise HJPruneError(
+            f"{directory} has neither model.pth nor the best weights of a training, such as "
+            "valid.loss.best.pth"
+        )
     return weights
 
 

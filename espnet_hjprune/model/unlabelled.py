@@ -11,6 +11,7 @@ from torch import nn
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.distillation import DISTANCES
+from espnet_hjprune.model.distillation_config import check_layers
 from espnet_hjprune.model.hidden_states import Lesson
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.model.upstream_options import UpstreamOptions
@@ -44,7 +45,8 @@ class UnlabelledConfig:
                 "model_conf.teacher is missing; name the dense upstream, such as hj_prune_local "
                 "with path_or_url: DIR"
             )
-        if self.distance not in DISTANCES:
+        check_layers(self.layers, "model_conf.layers")
+        if not isinstance(self.distance, str) or self.distance not in DISTANCES:
             raise HJPruneError(
                 f"model_conf.distance is {self.distance}; it is one of {', '.join(DISTANCES)}"
             )
@@ -75,11 +77,21 @@ class StateTeaching(nn.Module):
 
     def __init__(self, student: SpeechUpstream, options: UnlabelledConfig) -> None:
         super().__init__()
+        given = student.options
         teacher = SpeechUpstream(
-            UpstreamOptions(upstream=options.teacher, path_or_url=options.path_or_url)
+            UpstreamOptions(
+                upstream=options.teacher,
+                path_or_url=options.path_or_url,
+                # It must hear what the student hears, and come from where that comes from.
+                normalize_input=given.normalize_input,
+                trust_checkpoint=given.trust_checkpoint,
+                download_dir=given.download_dir,
+            )
         )
         source = options.path_or_url or options.teacher
-        self.lesson = Lesson(student, teacher, options.layers, source, options.distance)
+        self.lesson = Lesson(
+            student, teacher, options.layers, source, options.distance, "model_conf.layers"
+        )
         self._teacher = [teacher.eval().requires_grad_(False)]
         self.projections: nn.ModuleList | None = None
         if options.projection:

@@ -64,7 +64,13 @@ class SpeechUpstream(nn.Module):
         self.has_weights = False
         self.encoder.register_load_state_dict_post_hook(self._note_weights)
         if state is not None:
-            self.encoder.load_state_dict(state)
+            try:
+                self.encoder.load_state_dict(state)
+            except RuntimeError as error:
+                raise HJPruneError(
+                    f"the weights of {options.path_or_url or options.upstream} are not those of "
+                    f"its architecture ({' '.join(str(error).split())[:200]})"
+                ) from error
         layers = len(config.heads) + 1
         if not -1 <= options.layer < layers:
             raise HJPruneError(

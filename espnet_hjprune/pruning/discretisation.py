@@ -123,7 +123,7 @@ class Discretiser:
     ) -> None:
         """Keep as many of a block as its gates ask for where the others meet the budget."""
         found = []
-        for count in range(block.fewest, block.size + 1, block.step):
+        for count in (*range(block.fewest, block.size, block.step), block.size):
             self._keep(block, count)
             shift = self._shift(others, budget, cost)
             if cost() <= budget:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from espnet_hjprune import plugin
 from espnet_hjprune.bin.cli import run_command
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
-    """Register the plugin with the task, then train."""
-    import espnet2.tasks.abs_task
+    """Train."""
+    from espnet_hjprune.espnet.unlabelled_task import UnlabelledTask
 
-    from espnet_hjprune.espnet import unlabelled_task
-    from espnet_hjprune.plugin import register_with
+    plugin.register(save_atomically=True)
+    UnlabelledTask.main(cmd=None if cmd is None else list(cmd))
 
-    for module in (espnet2.tasks.abs_task, unlabelled_task):
-        register_with(module)
-    unlabelled_task.UnlabelledTask.main(cmd=None if cmd is None else list(cmd))
 
+if __name__ == "__mp_main__":
+    # A process that ESPnet has spawned for one of several GPUs.
+    plugin.register(save_atomically=True)
 
 if __name__ == "__main__":
     run_command(main)

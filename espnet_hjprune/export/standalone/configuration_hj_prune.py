@@ -19,7 +19,7 @@ class HJPruneConfig(PretrainedConfig):
         dropout: probability while training.
         vocab_size: tokens of a CTC model.
         pad_token_id: CTC's blank.
-        ctc_loss_reduction: ``mean`` or ``sum``, of the loss over the utterances.
+        ctc_loss_reduction: ``mean``, of what each utterance loses per label, or ``sum``.
         ctc_zero_infinity: whether utterances too short for their labels count nothing.
         options: transformers' own.
     """

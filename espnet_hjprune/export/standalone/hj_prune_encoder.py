@@ -103,6 +103,8 @@ class HJPruneEncoder(nn.Module):
 
 def normalise(wave: torch.Tensor, lengths: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Scale every utterance of ``(batch, samples)`` to zero mean and unit variance."""
+    # In half precision a number of samples would be infinite.
+    wave = wave.float()
     inside = torch.arange(wave.shape[1], device=wave.device) < lengths[:, None]
     count = lengths.clamp(min=1)[:, None]
     mean = (wave * inside).sum(1, keepdim=True) / count

@@ -61,11 +61,9 @@ class HJPruneModel(HJPrunePreTrainedModel):
     ) -> BaseModelOutput | tuple:
         """The last hidden state ``(batch, time, width)``, and all of them where asked for."""
         states, _ = self.encode(input_values, attention_mask)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
         output = BaseModelOutput(
             last_hidden_state=states[-1],
-            hidden_states=tuple(states) if output_hidden_states else None,
+            hidden_states=_shown(self.config, output_hidden_states, states),
         )
         return output if _returns_dict(self.config, return_dict) else output.to_tuple()
 
@@ -161,7 +159,9 @@ class HJPruneForCTC(HJPruneHead):
                 zero_infinity=self.config.ctc_zero_infinity,
             )
         output = CausalLMOutput(
-            loss=loss, logits=logits, hidden_states=tuple(states) if output_hidden_states else None
+            loss=loss,
+            logits=logits,
+            hidden_states=_shown(self.config, output_hidden_states, states),
         )
         return output if _returns_dict(self.config, return_dict) else output.to_tuple()
 
@@ -195,10 +195,21 @@ class HJPruneForAudioClassification(HJPruneHead):
         logits = self.head(pooled)
         loss = F.cross_entropy(logits.float(), labels) if labels is not None else None
         output = SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=tuple(states) if output_hidden_states else None
+            loss=loss,
+            logits=logits,
+            hidden_states=_shown(self.config, output_hidden_states, states),
         )
         return output if _returns_dict(self.config, return_dict) else output.to_tuple()
 
 
 def _returns_dict(config: HJPruneConfig, return_dict: bool | None) -> bool:
     return getattr(config, "return_dict", True) if return_dict is None else return_dict
+
+
+def _shown(
+    config: HJPruneConfig, output_hidden_states: bool | None, states: list[torch.Tensor]
+) -> tuple[torch.Tensor, ...] | None:
+    """All hidden states, where they are asked for."""
+    if output_hidden_states is None:
+        output_hidden_states = config.output_hidden_states
+    return tuple(states) if output_hidden_states else None

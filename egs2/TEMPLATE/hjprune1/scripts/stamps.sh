@@ -76,7 +76,7 @@ tree_checksum() {
 # file_stamp PATH: changes when a file does that is too large to read, or a model in a directory.
 file_stamp() {
     if [ -d "$1" ]; then
-        find -L "$1" -maxdepth 1 -type f \( -name 'config.*' -o -name 'model*' -o -name '*.pth' \) \
+        find -L "$1" -maxdepth 1 -type f \( -name 'config.*' -o -name '*model*' -o -name '*.pth' \) \
             -printf '%f %s %T@\n' | LC_ALL=C sort
     else
         stat -L -c '%s %.Y' -- "$1" 2>/dev/null || true
