@@ -23,7 +23,7 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.losses import FurtherLoss, find_upstreams
 from espnet_hjprune.espnet.precision import use_mixed_precision
 from espnet_hjprune.espnet.short_audio import keep_short_audio
-from espnet_hjprune.espnet.training_options import uses_threads
+from espnet_hjprune.espnet.training_options import check_teacher_threads
 from espnet_hjprune.model.distillation import logits_loss
 from espnet_hjprune.model.distillation_config import DistillationConfig
 from espnet_hjprune.model.espnet_config import NAME, drop_reading_options, unpruned_model
@@ -61,10 +61,7 @@ def add_teacher(task: Any, options: Mapping[str, Any], model: AbsESPnetModel) ->
             "the outputs of a multi-label classification are no distribution; set "
             "distillation.logits: 0"
         )
-    if uses_threads(options):
-        raise HJPruneError(
-            "threads for several GPUs have no teacher each; set multiprocessing_distributed: true"
-        )
+    check_teacher_threads(options)
     file = teacher_file(options, student)
     teacher = load_teacher(task, file, options.get("token_list"))
     use_mixed_precision(options, teacher)

@@ -130,6 +130,18 @@ def uses_threads(options: Mapping[str, Any]) -> bool:
     return (options.get("ngpu") or 0) > 1 and not options.get("distributed", True)
 
 
+def check_teacher_threads(options: Mapping[str, Any]) -> None:
+    """Refuse threads for several GPUs, which would share one teacher.
+
+    Raises:
+        HJPruneError: the training has them.
+    """
+    if uses_threads(options):
+        raise HJPruneError(
+            "threads for several GPUs have no teacher each; set multiprocessing_distributed: true"
+        )
+
+
 def _check_encoder_form(options: Mapping[str, Any], model: torch.nn.Module) -> None:
     if options.get("specaug") and any(isinstance(m, HJPruneEncoder) for m in model.modules()):
         raise HJPruneError(

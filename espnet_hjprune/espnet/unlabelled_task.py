@@ -17,10 +17,9 @@ from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.trainer import Trainer
 
-from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.frontend import HJPruneFrontend
 from espnet_hjprune.espnet.tasks import register_task
-from espnet_hjprune.espnet.training_options import uses_threads
+from espnet_hjprune.espnet.training_options import check_teacher_threads
 from espnet_hjprune.model.espnet_config import NAME, UNLABELLED
 from espnet_hjprune.model.unlabelled import StateTeaching, UnlabelledConfig
 
@@ -112,11 +111,7 @@ class UnlabelledTask(AbsTask):
         Raises:
             HJPruneError: an option is wrong, or one of them cannot be read.
         """
-        if uses_threads(vars(args)):
-            raise HJPruneError(
-                "threads for several GPUs have no teacher each; set multiprocessing_distributed: "
-                "true"
-            )
+        check_teacher_threads(vars(args))
         frontend = frontend_choices.get_class(args.frontend)(**args.frontend_conf)
         return UnlabelledModel(frontend, UnlabelledConfig.from_dict(args.model_conf))
 

@@ -55,6 +55,16 @@ class FeatureModel(BatchInvariantModel):
         return self.upstream(wave, lengths, batch_invariant=True)
 
 
+def check_compact(model: BatchInvariantModel) -> None:
+    """Make sure that a model has no gates, which no other runtime knows.
+
+    Raises:
+        HJPruneError: it has.
+    """
+    if model.upstream.pruner is not None:
+        raise HJPruneError("the model has gates; compact it with espnet_hjprune.bin.compact first")
+
+
 def shortest(upstream: SpeechUpstream) -> int:
     """Samples that audio must have in an exported model, which knows no single frame."""
     return upstream.config.receptive_field + upstream.config.downsampling
@@ -94,8 +104,7 @@ def export(
             f"--format {form} does not go with --quantize {quantize}; it takes "
             f"{', '.join(QUANTIZATIONS[form])}"
         )
-    if model.upstream.pruner is not None:
-        raise HJPruneError("the model has gates; compact it with espnet_hjprune.bin.compact first")
+    check_compact(model)
     model = copy.deepcopy(model).eval().requires_grad_(False)
     writers = {"torch_export": _torch_export, "torchscript": _torchscript}
     with quiet():

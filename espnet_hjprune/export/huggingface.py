@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from espnet_hjprune.constants import BLANK, SOS_EOS, SPACE, UNKNOWN
-from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.export.graphs import FeatureModel
+from espnet_hjprune.export.graphs import FeatureModel, check_compact
 from espnet_hjprune.export.model_card import model_card
 from espnet_hjprune.export.standalone_state import standalone_architecture, standalone_state
 from espnet_hjprune.export.stock import build_stock, load_stock
 from espnet_hjprune.inference.model import FIRST_LABEL, BatchInvariantModel, Recogniser
 from espnet_hjprune.inference.windows import Runner
 from espnet_hjprune.upstream.huggingface_form import import_transformers
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 STANDALONE = Path(__file__).with_name("standalone")
 # The space between words in a vocabulary of characters. Transformers 5 takes no other.
@@ -56,8 +52,7 @@ def export_huggingface(
     Raises:
         HJPruneError: transformers is missing, the model has gates, or no stock class can hold it.
     """
-    if model.upstream.pruner is not None:
-        raise HJPruneError("the model has gates; compact it with espnet_hjprune.bin.compact first")
+    check_compact(model)
     transformers = import_transformers()
     auto_class = _auto_class(model)
     with _quiet(transformers):
@@ -170,12 +165,11 @@ def _save_processor(
         # Stock models with a GroupNorm over time were trained without masks.
         return_attention_mask=not stock or config.extractor_norm == "layer",
     )
-    extractor.save_pretrained(directory)
     if isinstance(model, Recogniser) and not model.classifies:
         tokenizer = _tokenizer(transformers, model, directory)
         transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(directory)
-        # Releases before 5 look for it under its own name.
-        extractor.save_pretrained(directory)
+    # Beside a processor too: releases before 5 look for it under its own name.
+    extractor.save_pretrained(directory)
 
 
 def _tokenizer(transformers: Any, model: Recogniser, directory: Path) -> Any:

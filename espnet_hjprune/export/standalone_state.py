@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.nn.positional_embedding import PositionalConv
+from espnet_hjprune.pruning.measures import pruned_config
 
 
 def standalone_architecture(encoder: SpeechEncoder) -> dict[str, Any]:
     """The sizes of an encoder as plain data; the weight norm is multiplied in."""
-    config = encoder.config
-    return replace(config, positional=replace(config.positional, weight_norm=False)).to_dict()
+    return pruned_config(encoder.config).to_dict()
 
 
 def standalone_state(encoder: SpeechEncoder) -> dict[str, torch.Tensor]:

@@ -17,10 +17,11 @@ import yaml
 from espnet_hjprune.atomic import replaced_directory
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
-from espnet_hjprune.model.espnet_config import NAME, plugin_options, upstream_options
+from espnet_hjprune.model.espnet_config import NAME, upstream_options
 from espnet_hjprune.model.model_dir import (
     find_weights,
     model_directory,
+    read_compact_config,
     read_weights,
     upstream_weights,
 )
@@ -157,14 +158,10 @@ def load(model_dir: str | Path) -> SpeechEncoder:
         >>> features = states[-1]
     """
     directory = Path(model_dir)
-    config_file = directory / "config.yaml"
-    config = read_config(config_file)
-    if plugin_options(config, config_file).get("pruning"):
-        raise HJPruneError(
-            f"{directory} holds a model with gates; compact it with espnet_hjprune.bin.compact"
-        )
+    config = read_compact_config(directory)
     weights = find_weights(directory)
-    return build_upstream(config, config_file, read_weights(weights), weights).eval().encoder
+    state = read_weights(weights)
+    return build_upstream(config, directory / "config.yaml", state, weights).eval().encoder
 
 
 def save(upstream: SpeechUpstream | SpeechEncoder, model_dir: str | Path) -> None:

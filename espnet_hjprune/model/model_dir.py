@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -101,6 +102,21 @@ def model_directory(path: str | None) -> Path:
     return directory
 
 
+def read_compact_config(directory: Path) -> dict[str, Any]:
+    """The configuration of a model without gates.
+
+    Raises:
+        HJPruneError: the file is missing, or the model has gates.
+    """
+    file = directory / "config.yaml"
+    config = read_config(file)
+    if plugin_options(config, file).get("pruning"):
+        raise HJPruneError(
+            f"{directory} holds a model with gates; compact it with espnet_hjprune.bin.compact"
+        )
+    return config
+
+
 def read_encoder(path: str | None) -> tuple[EncoderConfig, dict[str, torch.Tensor]]:
     """The encoder of a model directory, of whatever task, as a source to start from.
 
@@ -112,12 +128,8 @@ def read_encoder(path: str | None) -> tuple[EncoderConfig, dict[str, torch.Tenso
             architecture inline, as it was never compacted.
     """
     directory = model_directory(path)
-    file = directory / "config.yaml"
-    if plugin_options(read_config(file), file).get("pruning"):
-        raise HJPruneError(
-            f"{directory} holds a model with gates; compact it with espnet_hjprune.bin.compact"
-        )
-    config = read_architecture(file)
+    read_compact_config(directory)
+    config = read_architecture(directory / "config.yaml")
     weights = upstream_weights(read_weights(find_weights(directory)))
     prefix = "encoder."
     return config, {

@@ -40,14 +40,11 @@ def blocks(
 
     With ``uniform``, all layers keep equally many FFN units and heads, the hidden size is that of
     the heads together, and every group of the positional convolution keeps equally many features:
-    what models with one size for all layers can hold. CNN layers stay free, as theirs are.
-
-    Raises:
-        HJPruneError: ``uniform`` is asked of an encoder that is not.
+    what models with one size for all layers can hold. CNN layers stay free, as theirs are. The
+    encoder must have passed :func:`check_uniform`.
     """
     if not options.uniform:
         return [_alone(index, group, options) for index, group in enumerate(groups)]
-    check_uniform(config)
     found = []
     for unit in dict.fromkeys(group.unit for group in groups):
         members = [index for index, group in enumerate(groups) if group.unit == unit]
