@@ -15,6 +15,7 @@ from espnet_hjprune.errors import HJPruneError
 
 # What ESPnet calls audio: formatted, or as the user had it.
 _RAW = ("raw", "raw_copy")
+_REMEDY = "make the data by stage 2, which mends that, or mend it yourself"
 # Audio files of a set that are opened.
 _MAX_OPENED = 10
 
@@ -35,6 +36,33 @@ def check_dump(directory: Path, audio_format: str, trains: bool = True) -> None:
     Raises:
         HJPruneError: something is missing or has another form.
     """
+    wav_scp = _check_wav_scp(directory, audio_format)
+    text = read_table(directory / "text")
+    _check_lines(directory / "text")
+    _check_transcripts(directory, text)
+    silent = text.keys() - wav_scp.keys() if trains else set[str]()
+    for table, missing in (("text", wav_scp.keys() - text.keys()), ("wav.scp", silent)):
+        if missing:
+            raise HJPruneError(
+                f"utterance {min(missing)} is not in {directory}/{table}; add it, or remove it "
+                "from the other tables"
+            )
+    if not trains:
+        _check_scored(directory, text)
+    _check_audio(directory, wav_scp)
+
+
+def check_audio_dump(directory: Path, audio_format: str) -> None:
+    """The same for audio without transcripts, which a training without labels reads.
+
+    Raises:
+        HJPruneError: something is missing or has another form.
+    """
+    _check_audio(directory, _check_wav_scp(directory, audio_format))
+
+
+def _check_wav_scp(directory: Path, audio_format: str) -> dict[str, str]:
+    """The table of the audio, as far as it can be checked without opening any."""
     kind = _read_word(directory / "feats_type")
     if kind not in ("", *_RAW):
         raise HJPruneError(
@@ -49,21 +77,12 @@ def check_dump(directory: Path, audio_format: str, trains: bool = True) -> None:
             f"{directory}/audio_format is '{kind}', several files for an utterance; make the data "
             "with one channel"
         )
-    wav_scp, text = read_table(directory / "wav.scp"), read_table(directory / "text")
-    _check_for_espnet(directory, text)
+    wav_scp = read_table(directory / "wav.scp")
+    _check_lines(directory / "wav.scp")
     if not wav_scp:
         raise HJPruneError(f"{directory}/wav.scp is empty; prepare the data again")
     _check_locations(directory, wav_scp, audio_format)
-    silent = text.keys() - wav_scp.keys() if trains else set[str]()
-    for table, missing in (("text", wav_scp.keys() - text.keys()), ("wav.scp", silent)):
-        if missing:
-            raise HJPruneError(
-                f"utterance {min(missing)} is not in {directory}/{table}; add it, or remove it "
-                "from the other tables"
-            )
-    if not trains:
-        _check_scored(directory, text)
-    _check_audio(directory, wav_scp)
+    return wav_scp
 
 
 def _read_word(path: Path) -> str:
@@ -71,25 +90,27 @@ def _read_word(path: Path) -> str:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
-def _check_for_espnet(directory: Path, text: Mapping[str, str]) -> None:
-    """Whether ESPnet, which reads the tables by itself, finds in them what they say."""
-    remedy = "make the data by stage 2, which mends that, or mend it yourself"
-    for path in (directory / "wav.scp", directory / "text"):
-        data = path.read_bytes()
-        problems = {
-            "a byte-order mark": data.startswith(codecs.BOM_UTF8),
-            "carriage returns": b"\r" in data,
-            "an empty line": not all(line.strip() for line in data.split(b"\n")[:-1]),
-        }
-        for problem, is_there in problems.items():
-            if is_there:
-                raise HJPruneError(f"{path} has {problem}, which ESPnet does not read; {remedy}")
+def _check_lines(path: Path) -> None:
+    """Whether ESPnet, which reads a table by itself, finds in it what it says."""
+    data = path.read_bytes()
+    problems = {
+        "a byte-order mark": data.startswith(codecs.BOM_UTF8),
+        "carriage returns": b"\r" in data,
+        "an empty line": not all(line.strip() for line in data.split(b"\n")[:-1]),
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            raise HJPruneError(f"{path} has {problem}, which ESPnet does not read; {_REMEDY}")
+
+
+def _check_transcripts(directory: Path, text: Mapping[str, str]) -> None:
+    """Whether ESPnet takes the characters of transcripts for what they are."""
     for utt_id, line in text.items():
         odd = odd_characters(line)
         if odd:
             raise HJPruneError(
                 f"the transcript of {utt_id} in {directory}/text has U+{ord(min(odd)):04X}, which "
-                f"ESPnet takes for no token; {remedy}"
+                f"ESPnet takes for no token; {_REMEDY}"
             )
 
 

@@ -17,6 +17,7 @@ from espnet_hjprune.data.datadir import read_table, speaker_table, write_table
 from espnet_hjprune.data.ids import check_scored_ids
 from espnet_hjprune.data.sources import (
     AudioSource,
+    check_sources,
     check_tables,
     count_commands,
     read_audio_sources,
@@ -35,7 +36,8 @@ class AudioFormat:
     """What to make: one of ``AUDIO_FORMATS``, a rate in Hz, and limits in seconds.
 
     ``is_scored`` is for test sets, whose utterances count as they are: an empty one stays as one
-    without audio, and sclite must be able to hold their names.
+    without audio, and sclite must be able to hold their names. ``audio_only`` is for trainings
+    without labels, which need neither transcripts nor speakers.
     """
 
     name: str = "flac"
@@ -43,6 +45,7 @@ class AudioFormat:
     min_seconds: float = 0.0
     max_seconds: float = float("inf")
     is_scored: bool = False
+    audio_only: bool = False
 
     @property
     def container(self) -> str:
@@ -178,14 +181,14 @@ def _report(source: Path, results: dict[str, FormattedAudio], form: AudioFormat)
 def format_data(source: Path, output: Path, form: AudioFormat, nj: int = 4) -> int:
     """Make a directory that training reads from a data directory.
 
-    It gets wav.scp, text, utt2spk, spk2utt, utt2num_samples, feats_type and audio_format. A file
-    that already fits is referred to, any other is converted into ``output/data``. Unusable
-    audio is named, left out and counted. Transcripts get their plain form
-    (:mod:`espnet_hjprune.data.transcripts`).
+    It gets wav.scp, text, utt2spk, spk2utt, utt2num_samples, feats_type and audio_format; with
+    ``audio_only`` no text, utt2spk and spk2utt. A file that already fits is referred to, any other
+    is converted into ``output/data``. Unusable audio is named, left out and counted. Transcripts
+    get their plain form (:mod:`espnet_hjprune.data.transcripts`).
 
     Args:
-        source: a data directory with wav.scp, text, utt2spk and, where utterances are parts of
-            recordings, segments.
+        source: a data directory with wav.scp, text, utt2spk (with ``audio_only`` wav.scp alone)
+            and, where utterances are parts of recordings, segments.
         output: the directory to make; a former one is replaced as a whole.
         form: format, rate and limits.
         nj: number of processes.
@@ -198,9 +201,13 @@ def format_data(source: Path, output: Path, form: AudioFormat, nj: int = 4) -> i
             be used, or none is usable.
     """
     sources = read_audio_sources(source)
-    text, utt2spk = (read_table(source / name) for name in ("text", "utt2spk"))
-    text = plain_transcripts(text, source / "text")
-    check_tables(source, sources, text, utt2spk)
+    text, utt2spk = {}, {}
+    if form.audio_only:
+        check_sources(source, sources)
+    else:
+        text, utt2spk = (read_table(source / name) for name in ("text", "utt2spk"))
+        text = plain_transcripts(text, source / "text")
+        check_tables(source, sources, text, utt2spk)
     if form.is_scored:
         check_scored_ids({utt_id: utt2spk[utt_id] for utt_id in sources}, source / "utt2spk")
     count_commands(source, sources)
@@ -228,10 +235,11 @@ def format_data(source: Path, output: Path, form: AudioFormat, nj: int = 4) -> i
             directory / "utt2num_samples", {utt_id: r.samples for utt_id, r in usable.items()}
         )
         kept = [u for u, r in results.items() if r.location or r.is_empty]
-        write_table(directory / "text", {utt_id: text[utt_id] for utt_id in kept})
-        kept_speakers = {utt_id: utt2spk[utt_id] for utt_id in kept}
-        write_table(directory / "utt2spk", kept_speakers)
-        write_table(directory / "spk2utt", speaker_table(kept_speakers))
+        if not form.audio_only:
+            write_table(directory / "text", {utt_id: text[utt_id] for utt_id in kept})
+            kept_speakers = {utt_id: utt2spk[utt_id] for utt_id in kept}
+            write_table(directory / "utt2spk", kept_speakers)
+            write_table(directory / "spk2utt", speaker_table(kept_speakers))
         write_text(directory / "feats_type", "raw\n")
         write_text(directory / "audio_format", f"{form.name}\n")
     return len(kept)

@@ -6,7 +6,7 @@ The stage of ESPnet reads all audio and imports torch to find what is known alre
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -67,6 +67,25 @@ def write_shapes(
     return len(samples)
 
 
+def write_audio_shapes(data_dir: Path, output: Path) -> int:
+    """Write ``speech_shape`` alone, for audio without transcripts.
+
+    Args:
+        data_dir: a directory with wav.scp, whose utterances count, and with utt2num_samples for
+            those whose audio need not be opened.
+        output: directory to write to.
+
+    Returns:
+        The number of utterances.
+
+    Raises:
+        HJPruneError: a file is missing.
+    """
+    samples = _count_samples(data_dir, read_table(data_dir / "wav.scp"))
+    write_table(output / "speech_shape", samples)
+    return len(samples)
+
+
 def _count_unalignable(
     data_dir: Path, samples: Mapping[str, int], tokens: Mapping[str, Sequence[str]]
 ) -> None:
@@ -91,14 +110,14 @@ def _count_unalignable(
         )
 
 
-def _count_samples(data_dir: Path, texts: Mapping[str, str]) -> dict[str, str]:
-    """Lengths of the utterances of ``texts``, from utt2num_samples or else from their audio.
+def _count_samples(data_dir: Path, utterances: Iterable[str]) -> dict[str, str]:
+    """Lengths of utterances, from utt2num_samples or else from their audio.
 
     ESPnet leaves utterances in utt2num_samples that it has removed for their empty transcripts.
     """
     path = data_dir / "utt2num_samples"
     known = read_table(path) if path.exists() else {}
-    unknown = [utt_id for utt_id in texts if not known.get(utt_id, "").isdecimal()]
+    unknown = [utt_id for utt_id in utterances if not known.get(utt_id, "").isdecimal()]
     wav_scp = read_table(data_dir / "wav.scp") if unknown else {}
     for utt_id in progress_bar(unknown, desc="lengths", unit="utt", disable=not unknown):
         if utt_id not in wav_scp:
@@ -107,4 +126,4 @@ def _count_samples(data_dir: Path, texts: Mapping[str, str]) -> dict[str, str]:
                 "it, or remove the transcript"
             )
         known[utt_id] = str(audio.probe(wav_scp[utt_id]).frames)
-    return {utt_id: known[utt_id] for utt_id in texts}
+    return {utt_id: known[utt_id] for utt_id in utterances}

@@ -50,6 +50,33 @@ def read_audio_sources(directory: Path) -> dict[str, AudioSource]:
     return sources
 
 
+def check_sources(source: Path, sources: dict[str, AudioSource]) -> None:
+    """Make sure that every utterance has audio and a usable name.
+
+    Args:
+        source: the data directory, for messages.
+        sources: its audio.
+
+    Raises:
+        HJPruneError: something is missing, or a name cannot be used
+            (:mod:`espnet_hjprune.data.ids`).
+    """
+    listed = _listed(source)
+    if not sources:
+        raise HJPruneError(f"{listed} is empty; prepare the data again")
+    check_ids(sources, listed)
+    for utt_id, entry in sources.items():
+        if not entry.path:
+            raise HJPruneError(
+                f"utterance {shown(utt_id)} has no audio file in {source}/wav.scp; add it"
+            )
+
+
+def _listed(source: Path) -> Path:
+    """The table that lists the utterances of a data directory."""
+    return source / ("segments" if (source / "segments").exists() else "wav.scp")
+
+
 def check_tables(
     source: Path, sources: dict[str, AudioSource], text: dict[str, str], utt2spk: dict[str, str]
 ) -> None:
@@ -65,12 +92,9 @@ def check_tables(
         HJPruneError: something is missing, or a name cannot be used
             (:mod:`espnet_hjprune.data.ids`).
     """
-    listed = source / ("segments" if (source / "segments").exists() else "wav.scp")
-    if not sources:
-        raise HJPruneError(f"{listed} is empty; prepare the data again")
-    check_ids(sources, listed)
+    check_sources(source, sources)
     check_ids(text, source / "text")
-    for utt_id, entry in sources.items():
+    for utt_id in sources:
         if not text.get(utt_id):
             hint = "" if utt_id in text else same_letters(utt_id, text)
             raise HJPruneError(
@@ -82,16 +106,12 @@ def check_tables(
             raise HJPruneError(
                 f"utterance {shown(utt_id)} has no speaker in {source}/utt2spk{hint}; add it"
             )
-        if not entry.path:
-            raise HJPruneError(
-                f"utterance {shown(utt_id)} has no audio file in {source}/wav.scp; add it"
-            )
     check_speakers({utt_id: utt2spk[utt_id] for utt_id in sources}, source / "utt2spk")
     without_audio = sorted(text.keys() - sources.keys())
     if without_audio:
         raise HJPruneError(
-            f"utterance {shown(without_audio[0])} of {source}/text has no audio in {listed}; "
-            "add it, or remove the transcript"
+            f"utterance {shown(without_audio[0])} of {source}/text has no audio in "
+            f"{_listed(source)}; add it, or remove the transcript"
         )
 
 

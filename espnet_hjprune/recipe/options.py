@@ -1,7 +1,8 @@
 """Options of the recipes: checked, and completed where they are empty.
 
-The shell has their names, defaults and descriptions (``egs2/TEMPLATE/hjprune1/hjprune.sh``); what
-they may be is said here.
+The shell has their names, defaults and descriptions (``egs2/TEMPLATE/hjprune1/hjprune.sh``, and
+``unlabelled.sh``, which has none on tokens, fine-tuning and decoding); what they may be is said
+here.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from espnet_hjprune.constants import AUDIO_FORMATS, FASTEST, SLOWEST
 from espnet_hjprune.data.tokens import TOKEN_TYPES
 from espnet_hjprune.errors import HJPruneError, UsageError
 from espnet_hjprune.model.espnet_config import (
+    UNLABELLED,
     check_direct_ctc,
     plugin_names,
     plugin_options,
@@ -38,7 +40,15 @@ from espnet_hjprune.training.steps import step_options, training_options, withou
 
 NUM_STAGES = 7
 WHOLE_NUMBERS = ("ngpu", "mini_pretrain_epochs", "ramp_epochs", "seed")
-COUNTS = ("num_nodes", "nj", "inference_nj", "nbpe", "hold_epochs", "rise_epochs")
+COUNTS = (
+    "num_nodes",
+    "nj",
+    "inference_nj",
+    "nbpe",
+    "hold_epochs",
+    "rise_epochs",
+    "num_compared",
+)
 # Those that are completed, or mean something else, where they are empty.
 MAY_BE_EMPTY = ("nj", "inference_nj", "ramp_epochs", "seed", "normalize_input")
 SECONDS = ("min_wav_duration", "max_wav_duration")
@@ -61,6 +71,10 @@ CHOICES = {
     "decoder": ("batched", "espnet"),
     "normalize_input": ("true", "false"),
 }
+# The file of a training's configuration in a directory of them, and the model of a training that is
+# used further.
+TRAININGS = {"train": "train", "prune": "prune", "compact": "finetune"}
+BEST_MODELS = {"init_model": "train", "inference_asr_model": "compact", "compact_model": "compact"}
 # Tasks whose models the batched decoder reads.
 BATCHED_TASKS = ("asr", "slu")
 # What is meant by an empty option, with a real corpus and with a mini one.
@@ -76,7 +90,7 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
     """Check the options of a recipe and fill in what is empty.
 
     Args:
-        options: all of them, by name.
+        options: all of them, by name: those of ``hjprune.sh``, or those of ``unlabelled.sh``.
         cores: of this machine.
 
     Returns:
@@ -87,8 +101,9 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
         - ``original_train_set``, without copies of other speeds; ``dataset_tag`` and
           ``method_tag``, which stand in the names of experiments;
         - ``target_epochs``, after which the models at several ``targets`` are taken;
-        - ``train_max_epoch``, ``prune_max_epoch`` and ``compact_max_epoch``, the epochs of the
-          trainings, which their ``train_args``, ``prune_args`` and ``compact_args`` do not have;
+        - of the trainings that there are, ``train_max_epoch``, ``prune_max_epoch`` and
+          ``compact_max_epoch``, their epochs, which ``train_args``, ``prune_args`` and
+          ``compact_args`` do not have;
         - ``audio_type``, ESPnet's type of the audio.
 
     Raises:
@@ -97,20 +112,22 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
     """
     new = {name: value.strip() for name, value in options.items()}
     _check_values(new)
-    for name in (*WHOLE_NUMBERS, *COUNTS):
+    for name in new.keys() & {*WHOLE_NUMBERS, *COUNTS}:
         # The shell takes a number that begins with 0 for an octal one.
         new[name] = new[name] and str(int(new[name]))
     for name, values in DEFAULTS.items():
         new[name] = new[name] or values[new["mini"] == "true"]
-    for name in ("nj", "inference_nj"):
+    for name in new.keys() & {"nj", "inference_nj"}:
         new[name] = new[name] or str(min(cores, MAX_JOBS))
-    _check_decoder(new)
-    for part in ("train", "prune", "compact"):
-        file = "finetune" if part == "compact" else part
-        new[f"{part}_config"] = new[f"{part}_config"] or f"{new['config_dir']}/{file}.yaml"
-    new["inference_config"] = new["inference_config"] or f"conf/decode_{new['decoder']}.yaml"
+    for part in _trainings(new):
+        default = f"{new['config_dir']}/{TRAININGS[part]}.yaml"
+        new[f"{part}_config"] = new[f"{part}_config"] or default
+    if "decoder" in new:
+        _check_decoder(new)
+        new["inference_config"] = new["inference_config"] or f"conf/decode_{new['decoder']}.yaml"
     _choose_upstream(new)
-    _check_init_ctc(new)
+    if "init_ctc" in new:
+        _check_init_ctc(new)
     method = Method.from_options(
         *(new[name] for name in ("method", "target_sparsity", "targets", "units"))
     )
@@ -119,15 +136,20 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
     _check_upstream(new)
     _spread_targets(new, method)
     _check_trainings(new, configs)
-    for option, part in (("init_model", "train"), ("inference_asr_model", "compact")):
-        new[option] = new[option] or best_model(configs[f"{part}_config"])
+    for option in new.keys() & BEST_MODELS.keys():
+        new[option] = new[option] or best_model(configs[f"{BEST_MODELS[option]}_config"])
     new["method_tag"] = _method_tag(new, method, pruning)
     _state_method(new, method, pruning)
     _name_data(new)
     new["audio_type"] = "kaldi_ark" if new["audio_format"].endswith(".ark") else "sound"
-    if new["token_type"] == "bpe" and "ter" not in new["score_types"].split():
+    if new.get("token_type") == "bpe" and "ter" not in new["score_types"].split():
         new["score_types"] += " ter"
     return new
+
+
+def _trainings(options: Mapping[str, str]) -> list[str]:
+    """The trainings that a recipe has; without labels nothing is fine-tuned before the pruning."""
+    return [part for part in TRAININGS if f"{part}_config" in options]
 
 
 def _check_values(options: Mapping[str, str]) -> None:
@@ -165,7 +187,7 @@ def _check_values(options: Mapping[str, str]) -> None:
             raise UsageError(
                 f"--speed_perturb_factors takes numbers from {SLOWEST} to {FASTEST}, not '{factor}'"
             )
-    for score_type in options["score_types"].split() or [""]:
+    for score_type in options.get("score_types", "wer").split() or [""]:
         if score_type not in SCORE_TYPES:
             raise UsageError(f"--score_types takes {', '.join(SCORE_TYPES)}, not '{score_type}'")
 
@@ -237,11 +259,13 @@ def _check_upstream(options: Mapping[str, str]) -> None:
 def _name_data(options: dict[str, str]) -> None:
     """Names of the formatted data: as ESPnet has them, and apart for mini corpora."""
     options["original_train_set"] = options["train_set"]
-    tag = f"raw_{options['lang']}_{options['token_type']}"
-    if options["token_type"] == "bpe":
-        tag += options["nbpe"]
-    if options["init_ctc"] == "true":
-        tag += "_init_ctc"
+    tag = "raw"
+    if "token_type" in options:
+        tag += f"_{options['lang']}_{options['token_type']}"
+        if options["token_type"] == "bpe":
+            tag += options["nbpe"]
+        if options["init_ctc"] == "true":
+            tag += "_init_ctc"
     if options["speed_perturb_factors"]:
         options["train_set"] += "_sp"
         tag += "_sp"
@@ -277,7 +301,7 @@ def best_model(config: Mapping[str, Any]) -> str:
 
 def _check_trainings(options: dict[str, str], configs: Mapping[str, dict[str, Any]]) -> None:
     """Check what says how long the trainings last, and take their epochs out of their options."""
-    for part in ("train", "prune", "compact"):
+    for part in _trainings(options):
         words = options[f"{part}_args"].split()
         steps = step_options(configs[f"{part}_config"], training_options(words))
         options[f"{part}_args"] = " ".join(without_max_epoch(words))
@@ -302,11 +326,19 @@ def _check_configs(
         options["source_upstream"],
         options["upstream_ckpt"],
         options["normalize_input"],
-        init_ctc=options["init_ctc"] == "true",
+        init_ctc=options.get("init_ctc") == "true",
     )
     pruning = PruningConfig()
     for name, config in configs.items():
         path = options[name]
+        model = config.get("model")
+        unsaid = name == "compact_config" and model is None
+        if not unsaid and (model == UNLABELLED) == ("train_config" in configs):
+            labels = "without" if model == UNLABELLED else "with"
+            raise HJPruneError(
+                f"{path} (--{name}) is for a training {labels} labels; give a configuration for "
+                "this recipe"
+            )
         # The model makes up for what its final fine-tuning does not say.
         if name == "compact_config" and not plugin_names(config):
             continue
@@ -314,7 +346,7 @@ def _check_configs(
             config = method.apply(config, path)
             if options["uniform"] == "true":
                 plugin_options(config, path)["pruning"]["uniform"] = True
-        if name != "train_config" and options["distill"] == "true":
+        if name != "train_config" and options.get("distill") == "true":
             config = with_distillation(config, path)
         if name != "train_config":
             source = replace(source, init_ctc=False)
@@ -328,11 +360,13 @@ def _check_configs(
 def _read_configs(options: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The configurations of the trainings by the names of their options; decoding's is read too."""
     configs = {}
-    for name in ("train_config", "prune_config", "compact_config", "inference_config"):
+    for name in [f"{part}_config" for part in _trainings(options)] + ["inference_config"]:
+        if name not in options:
+            continue
         if not Path(options[name]).is_file():
             raise HJPruneError(f"the configuration {options[name]} (--{name}) does not exist")
         configs[name] = read_config(options[name])
-    del configs["inference_config"]
+    configs.pop("inference_config", None)
     return configs
 
 
@@ -343,7 +377,7 @@ def _method_tag(options: Mapping[str, str], method: Method, pruning: PruningConf
     config = Path(options["prune_config"]).stem.removeprefix("prune_")
     if config not in ("prune", name):
         words.append(config)
-    if options["distill"] == "true":
+    if options.get("distill") == "true":
         words.append("distilled")
     if options["uniform"] == "true":
         words.append("uniform")

@@ -24,7 +24,7 @@ from espnet_hjprune.model.espnet_config import (
     source_options,
     upstream_options,
 )
-from espnet_hjprune.model.upstream_options import READING_OPTIONS
+from espnet_hjprune.model.upstream_options import OWN_NAME, READING_OPTIONS
 from espnet_hjprune.training.steps import TrainingSteps
 
 
@@ -119,6 +119,29 @@ def with_distillation(
     options["distillation"] = distillation
     if teacher is not None and not distillation.get("teacher"):
         distillation["teacher"] = teacher
+    return new
+
+
+def with_dense_teacher(
+    config: Mapping[str, Any], name: str | Path, directory: str
+) -> dict[str, Any]:
+    """The configuration of a training without labels, with the dense upstream that teaches.
+
+    Args:
+        config: of a training whose model is :data:`.UNLABELLED`.
+        name: what errors call it.
+        directory: model directory of the upstream; empty to keep the one that is configured.
+
+    Raises:
+        HJPruneError: a value is in the place of the model's options.
+    """
+    new = copy.deepcopy(dict(config))
+    options = new.get("model_conf") or {}
+    if not isinstance(options, dict):
+        raise HJPruneError(f"{name} has {options!r} as model_conf; write its options")
+    if directory:
+        options |= {"teacher": OWN_NAME, "path_or_url": directory}
+    new["model_conf"] = options
     return new
 
 

@@ -25,6 +25,7 @@ from espnet_hjprune.drawing import (
 )
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.report.results_md import method_name
+from espnet_hjprune.report.unlabelled import MEASURES, MODELS
 from espnet_hjprune.training.training_log import TrainingLog
 
 if TYPE_CHECKING:
@@ -259,6 +260,34 @@ def plot_tradeoff(
             )
         axes.set_title(f"{metric} (%)", pad=10)
         axes.set_xlabel("MACs removed (%)")
+        headline(figure, title)
+        return save_figure(figure, path)
+
+
+def plot_distances(distances: Mapping[str, Any], title: str, path: str | Path) -> Path:
+    """Draw the distance of every hidden state from the dense model's, one colour a test set.
+
+    Args:
+        distances: what ``recipe.measure_states`` has written.
+        title: the headline.
+        path: the PNG file to write.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(10.0, 3.6)
+        panels = figure.subplots(1, len(MEASURES))
+        for axes, (measure, name) in zip(panels, MEASURES.items(), strict=True):
+            for (test_set, part), colour in zip(
+                distances["sets"].items(), cycle(COLOURS), strict=False
+            ):
+                for (model, when), line in zip(MODELS.items(), ("--", "-"), strict=True):
+                    values = [100 * value for value in part["models"][model][measure]]
+                    label = f"{test_set} {when}"
+                    axes.plot(range(len(values)), values, line, color=colour, label=label)
+            axes.set_title(f"{name} (%)")
+            axes.set_xlabel("hidden state; 0 is the input of the first layer")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_ylim(bottom=0)
+        panels[0].legend(fontsize=8.5, handlelength=1.8)
         headline(figure, title)
         return save_figure(figure, path)
 

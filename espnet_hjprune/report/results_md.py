@@ -226,6 +226,22 @@ def environment() -> list[tuple[str, str]]:
     ]
 
 
+def environment_section() -> str:
+    """The section of RESULTS.md on what the results depend on."""
+    return "## Environments\n\n" + "".join(
+        f"- {name}: `{value}`\n" for name, value in environment()
+    )
+
+
+def image_links(images: Sequence[Image], output: Path) -> list[str]:
+    """Markdown of figures; their paths are relative to ``output``'s directory."""
+    links = []
+    for image in images:
+        path = Path(_relative(image.path, output.parent)).as_posix()
+        links.append(f"![{image.caption}]({path.replace(' ', '%20')})\n")
+    return links
+
+
 def plain_table(rows: Sequence[Sequence[str]]) -> str:
     """Return an aligned table for a terminal: the first column to the left, the rest right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -253,6 +269,16 @@ def error_table(scores: dict[str, ErrorCounts], decode_tag: str) -> list[list[st
     return rows
 
 
+def cost_cells(macs: float, removed: float, params: float) -> list[str]:
+    """The cells for MACs, the share of MACs removed (0 to 1), and parameters."""
+    return [
+        # Three digits for full-size models and for very small ones alike.
+        f"{macs / 1e9:.3g}" if macs < 1e10 else f"{macs / 1e9:.1f}",
+        f"{100 * removed:.1f} %",
+        f"{params / 1e6:.2f} M",
+    ]
+
+
 def project_table(models: Sequence[DecodedModel], metric: Metric, seconds: float) -> Rows:
     """Return the rows of the table that sets cost against quality, one a model.
 
@@ -265,10 +291,7 @@ def project_table(models: Sequence[DecodedModel], metric: Metric, seconds: float
         rows.append(
             [
                 model.name,
-                # Three digits for full-size models and for very small ones alike.
-                f"{model.macs / 1e9:.3g}" if model.macs < 1e10 else f"{model.macs / 1e9:.1f}",
-                f"{100 * model.macs_removed:.1f} %",
-                f"{model.params / 1e6:.2f} M",
+                *cost_cells(model.macs, model.macs_removed, model.params),
                 "n/a" if factor is None else f"{factor:.3f}",
             ]
             + [f"{metric.value(counts):.2f}" for counts in model.scores["wer"].values()]
@@ -276,20 +299,20 @@ def project_table(models: Sequence[DecodedModel], metric: Metric, seconds: float
     return rows
 
 
-def target_table(models: Sequence[DecodedModel], summaries: Sequence[Mapping[str, Any]]) -> Rows:
+def target_table(names: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -> Rows:
     """Return the rows of the table that sets targets beside what gates and compaction remove.
 
     Args:
-        models: the pruned models.
+        names: the pruned models.
         summaries: what ``summary.json`` of each compaction holds.
     """
     rows = [["model", "of", "target", "expected by the gates", "after compaction"]]
-    for model, summary in zip(models, summaries, strict=True):
+    for name, summary in zip(names, summaries, strict=True):
         for constraint in summary["constraints"]:
             sparsity = constraint["sparsity"]
             shares = (constraint["target_sparsity"], sparsity["expected"], sparsity["actual"])
             measured = f"{KIND_NAMES[constraint['kind']]} {constraint['name']}".rstrip()
-            rows.append([model.name, measured, *(f"{100 * share:.1f} %" for share in shares)])
+            rows.append([name, measured, *(f"{100 * share:.1f} %" for share in shares)])
     return rows
 
 
@@ -319,8 +342,7 @@ def render(
     ``table`` and ``targets`` are those of :func:`project_table` and :func:`target_table`,
     ``comparison`` is the section of :func:`.comparison_section`.
     """
-    parts = [f"# {title}\n", "## Environments\n"]
-    parts.append("".join(f"- {name}: `{value}`\n" for name, value in environment()))
+    parts = [f"# {title}\n", environment_section()]
     for model in models:
         parts.append(f"## {model.name}\n\n`{model.exp_dir}`\n")
         for score_type, scores in model.scores.items():
@@ -340,10 +362,7 @@ def render(
     parts.append("Shares removed; compaction makes up for what the gates lack:\n")
     parts.append(markdown_table(targets))
     parts.append(comparison)
-    for image in images:
-        path = Path(_relative(image.path, output.parent)).as_posix()
-        parts.append(f"![{image.caption}]({path.replace(' ', '%20')})\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, *image_links(images, output)])
 
 
 def _relative(path: Path, start: Path) -> str:

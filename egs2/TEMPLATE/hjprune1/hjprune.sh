@@ -8,8 +8,11 @@ set -euo pipefail
 . scripts/options.sh
 . scripts/jobs.sh
 . scripts/stamps.sh
+. scripts/data.sh
 . scripts/tokens.sh
+. scripts/pruning.sh
 . scripts/decoding.sh
+. scripts/stages.sh
 define_options "./run.sh [--stage 1..7] [--stop_stage 1..7] [--<option> <value> ...]" <<'END'
 General
   --stage 1                   first stage
@@ -108,14 +111,7 @@ stats_dir=${expdir}/${task}_stats_${dataset_tag}
 data_stamps=("${stats_dir}/"{train,valid}/.done)
 train_exp=${expdir}/${task}_$(basename "${train_config}" .yaml)_${upstream_tag}_${dataset_tag}
 prune_exp=${expdir}/${task}_prune_${method_tag}_${upstream_tag}_${dataset_tag}
-compact_dirs=()
-compact_exps=()
-for target in "${targets[@]:-}"; do # several targets make a model each
-    compact_dirs+=("${prune_exp}/compact${target:+_${target}}")
-    tag=${method_tag}${target:+_at_${target}}
-    compact_exps+=("${expdir}/${task}_compact_${tag}_${upstream_tag}_${dataset_tag}")
-done
-results_exp=${compact_exps[-1]}
+name_compact_models
 decode_tag=$(basename "${inference_config}" .yaml)_${inference_asr_model%.pth}
 teacher=
 ! ${distill} || teacher=${train_exp}/${init_model}
@@ -144,58 +140,12 @@ espnet_train=(
 
 # Data preparation
 stage_1() {
-    local args=("${local_data_opts[@]}") made=downloads/mini/.${make_upstream}
-    ! ${mini} || args=(--mini true --mini_opts "${mini_opts}" "${args[@]}")
-    mkdir -p data
-    [ -e "data/${original_train_set}/wav.scp" ] || rm -f data/.stage1/.done
-    if unfinished data/.stage1 "${mini}" "${mini_opts}" "${local_data_opts[*]}" \
-        "$(corpus_places)" "$(tree_checksum local)"; then
-        run_job data/.stage1 local/data.sh "${args[@]}"
-        finish data/.stage1
-    fi
-    [ -n "${make_upstream}" ] || return 0
-    [ -e "${upstream_ckpt}" ] || rm -f "${made}/.done"
-    if unfinished "${made}" "${mini_pretrain_epochs}" \
-        "$(data_checksum "data/${original_train_set}")"; then
-        run_job "${made}" "${python[@]}" -m espnet_hjprune.bin.recipe.mini_upstream \
-            --name "${make_upstream}" --output "${upstream_ckpt}" \
-            --epochs "${mini_pretrain_epochs}" --data_dir "data/${original_train_set}"
-        finish "${made}"
-    fi
+    prepare_data
 }
 
 # Audio format, token list and shapes
 stage_2() {
-    local set made_with=data/.stage1/.options limits
-    if [ -e "${made_with}" ] && [ "$(head -n 1 "${made_with}")" != "${mini}" ]; then
-        die "data/ was made with --mini $(head -n 1 "${made_with}"), not ${mini}; run stage 1 first"
-    fi
-    if [ ${#speed_perturb_factors[@]} -gt 0 ]; then
-        need "data/${original_train_set}/wav.scp" "run stage 1 first"
-        check_output "data/${train_set}" "data/.${train_set}"
-        if unfinished "data/.${train_set}" "${speed_perturb_factors[*]}" \
-            "$(data_checksum "data/${original_train_set}")"; then
-            run_job "data/.${train_set}" "${python[@]}" -m espnet_hjprune.bin.recipe.perturb_speed \
-                --in_dir "data/${original_train_set}" --out_dir "data/${train_set}" \
-                --factors "${speed_perturb_factors[@]}" --nj "${nj}"
-            finish "data/.${train_set}"
-        fi
-    fi
-    for set in "${train_set}" "${valid_set}" "${test_sets[@]}"; do
-        need "data/${set}/wav.scp" "run stage 1 first"
-        limits=()
-        [[ " ${test_sets[*]} " != *" ${set} "* ]] || limits=(--scored true)
-        [[ " ${train_set} ${valid_set} " != *" ${set} "* ]] ||
-            limits+=(--min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}")
-        check_output "${raw_dir}/${set}" "${raw_dir}/.${set}"
-        if unfinished "${raw_dir}/.${set}" "${audio_format}" "${fs}" "${limits[*]}" \
-            "$(data_checksum "data/${set}")"; then
-            run_job "${raw_dir}/.${set}" "${python[@]}" -m espnet_hjprune.bin.recipe.format_data \
-                --in_dir "data/${set}" --out_dir "${raw_dir}/${set}" --fs "${fs}" \
-                --audio_format "${audio_format}" --nj "${nj}" "${limits[@]}"
-            finish "${raw_dir}/.${set}"
-        fi
-    done
+    format_sets
     prepare_tokens
 }
 
@@ -216,15 +166,9 @@ stage_3() {
     fi
 }
 
-# gated_model INDEX: the model at a target. The last epoch is on it; those that score better may be
-# pruned less.
-gated_model() {
-    find "${prune_exp}" -maxdepth 1 -name "${target_epochs[$1]:-*}epoch.pth" | sort -V | tail -n 1
-}
-
 # Gated pruning; what happens in a training step: doc/espnet_integration.md
 stage_4() {
-    local index models=() options=(
+    local options=(
         "${source_args[@]}" --seed "${seed}"
         --init_param "${train_exp}/${init_model}" --teacher "${teacher}" --method "${method}"
         --target_sparsity "${target_sparsity}" --targets "${targets[*]}" --units "${units}"
@@ -233,61 +177,17 @@ stage_4() {
     ! ${uniform} || options+=(--uniform true)
     need "${train_exp}/.done" "run stage 3 first"
     need "${train_exp}/${init_model}" "choose another --init_model"
-    if unfinished_training "${prune_exp}" "${prune_max_epoch}" "${options[*]}" "${prune_args[*]}" \
-        "$(settings_checksum "${prune_config}" "${train_exp}/.done" "${data_stamps[@]}")"; then
-        "${configure[@]}" --config "${prune_config}" --output_dir "${prune_exp}" \
-            --max_epoch "${prune_max_epoch}" --allow_off_target "${allow_off_target}" \
-            "${options[@]}" -- "${prune_args[@]}"
-        run_training "stage 4: gated pruning" "${prune_exp}" "${espnet_train[@]}" \
-            --config "${prune_exp}/training.yaml" --output_dir "${prune_exp}" "${prune_args[@]}"
-        for index in "${!compact_dirs[@]}"; do
-            models+=("$(gated_model "${index}")")
-        done
-        "${python[@]}" -m espnet_hjprune.bin.recipe.target_distance \
-            --train_config "${prune_exp}/config.yaml" --model_file "${models[@]}"
-        finish "${prune_exp}"
-    fi
+    train_gates "${train_exp}/.done" "${options[@]}"
 }
 
 # Compaction
 stage_5() {
-    local index wavs=()
-    need "${prune_exp}/.done" "run stage 4 first"
-    if [ "${audio_type}" = sound ]; then
-        # The gated and the compact model are compared on a few real utterances.
-        mapfile -t wavs < <(sed -n '1,4s/^\S*\s*//p' "${raw_dir}/${valid_set}/wav.scp")
-        wavs=(--wav "${wavs[@]}")
-    fi
-    for index in "${!compact_dirs[@]}"; do
-        if unfinished "${compact_dirs[index]}" \
-            "$(settings_checksum "${compact_config}" "${prune_exp}/.done")"; then
-            run_job "${compact_dirs[index]}" "${python[@]}" -m espnet_hjprune.bin.compact \
-                --task "${task}" --train_config "${prune_exp}/config.yaml" \
-                --model_file "$(gated_model "${index}")" --output_dir "${compact_dirs[index]}" \
-                --allow_off_target "${allow_off_target}" --finetune_config "${compact_config}" \
-                "${wavs[@]}"
-            finish "${compact_dirs[index]}"
-        fi
-    done
+    compact_models
 }
 
 # Final fine-tuning
 stage_6() {
-    local index dir exp options
-    for index in "${!compact_dirs[@]}"; do
-        dir=${compact_dirs[index]}
-        exp=${compact_exps[index]}
-        options=(--init_param "${dir}/model.pth" --teacher "${teacher}" --seed "${seed}")
-        need "${dir}/.done" "run stage 5 first"
-        if unfinished_training "${exp}" "${compact_max_epoch}" "${options[*]}" "${compact_args[*]}" \
-            "$(settings_checksum "${dir}/finetune.yaml" "${dir}/.done" "${data_stamps[@]}")"; then
-            "${configure[@]}" --config "${dir}/finetune.yaml" --output_dir "${exp}" \
-                --max_epoch "${compact_max_epoch}" "${options[@]}" -- "${compact_args[@]}"
-            run_training "stage 6: final fine-tuning" "${exp}" "${espnet_train[@]}" \
-                --config "${exp}/training.yaml" --output_dir "${exp}" "${compact_args[@]}"
-            finish "${exp}"
-        fi
-    done
+    train_compact_models "final fine-tuning" --teacher "${teacher}" --seed "${seed}"
 }
 
 # Decoding, scoring and report
@@ -335,15 +235,5 @@ stage_7() {
 
 titles=("" "Data preparation" "Audio format, token list and shapes" "Fine-tuning" "Gated pruning"
     "Compaction" "Final fine-tuning" "Decoding, scoring and report")
-# One block that ends with exit: the shell has read all of it before the file can change.
-{
-    log "Options: ${arguments[*]}"
-    for ((number = stage; number <= stop_stage; number++)); do
-        log "Stage ${number}: ${titles[number]}"
-        started=${SECONDS}
-        "stage_${number}"
-        log "Stage ${number}: finished in $((SECONDS - started)) s"
-    done
-    log "Successfully finished. [elapsed=${SECONDS}s]"
-    exit 0
-}
+# One line that ends with exit: the shell has read all of it before the file can change.
+{ run_stages "${arguments[@]}"; exit 0; }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.constants import AUDIO_FORMATS
-from espnet_hjprune.data.check import check_dump
+from espnet_hjprune.data.check import check_audio_dump, check_dump
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,12 +23,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--test_dir", type=Path, nargs="*", default=[], help="for scoring; checked if there already"
     )
+    parser.add_argument(
+        "--audio_only", choices=("true", "false"), default="false", help="true: no transcripts"
+    )
     args = parser.parse_args(argv)
-    for directory in args.train_dir:
-        check_dump(directory, args.audio_format)
-    for directory in args.test_dir:
-        if directory.is_dir():
-            check_dump(directory, args.audio_format, trains=False)
+    for directory in [*args.train_dir, *filter(Path.is_dir, args.test_dir)]:
+        if args.audio_only == "true":
+            check_audio_dump(directory, args.audio_format)
+        else:
+            check_dump(directory, args.audio_format, trains=directory in args.train_dir)
 
 
 if __name__ == "__main__":

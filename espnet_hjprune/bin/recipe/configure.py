@@ -16,12 +16,13 @@ from espnet_hjprune.config_file import read_config
 from espnet_hjprune.data.tokens import TOKEN_TYPES
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.batches import count_batches
-from espnet_hjprune.model.espnet_config import plugin_options
+from espnet_hjprune.model.espnet_config import UNLABELLED, plugin_options
 from espnet_hjprune.recipe.method import Method
 from espnet_hjprune.recipe.training_config import (
     Ramp,
     Source,
     with_alignment,
+    with_dense_teacher,
     with_distillation,
     with_source,
     with_steps,
@@ -42,7 +43,9 @@ def get_parser() -> argparse.ArgumentParser:
         "--output_dir", type=Path, required=True, help="training.yaml and steps.json go here"
     )
     parser.add_argument("--shape_dir", type=Path, required=True, help="made by recipe.shapes")
-    parser.add_argument("--token_type", choices=TOKEN_TYPES, required=True, help="names text_shape")
+    parser.add_argument(
+        "--token_type", choices=TOKEN_TYPES, help="names text_shape, if there is text"
+    )
     parser.add_argument("--ngpu", type=int, default=0, help="number of GPUs per machine")
     parser.add_argument("--num_nodes", type=int, default=1, help="number of machines")
     parser.add_argument("--max_epoch", type=int, help="epochs; default as it is configured")
@@ -54,7 +57,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--trust_checkpoint", default="false", help="true: execute the checkpoint")
     parser.add_argument("--init_ctc", default="false", help="true: take over its CTC layer")
     parser.add_argument("--compile", default="false", help="true: train a compiled encoder")
-    parser.add_argument("--teacher", default="", help="weights of the model that teaches this one")
+    parser.add_argument(
+        "--teacher",
+        default="",
+        help="weights of the model that teaches this one; without labels "
+        "the directory of the dense upstream",
+    )
     pruning = parser.add_argument_group("of a pruning")
     pruning.add_argument("--ramp_epochs", type=int, help="epochs in which the target rises")
     pruning.add_argument("--hold_epochs", type=int, default=0, help="epochs at each of several")
@@ -99,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for flag in ("allow_off_target", "uniform"):
             if getattr(args, flag) == "true":
                 plugin_options(config, args.config)["pruning"][flag] = True
-    if args.teacher:
+    if config.get("model") == UNLABELLED:
+        config = with_dense_teacher(config, args.config, args.teacher)
+    elif args.teacher:
         config = with_distillation(config, args.config, args.teacher)
     if args.compile == "true":
         plugin_options(config, args.config)["compile"] = True
@@ -107,10 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         config["seed"] = int(args.seed)
     if args.init_param:
         config["init_param"] = [args.init_param]
-    shape_files = [
-        args.shape_dir / "speech_shape",
-        args.shape_dir / f"text_shape.{args.token_type}",
-    ]
+    shape_files = [args.shape_dir / "speech_shape"]
+    if args.token_type:
+        shape_files.append(args.shape_dir / f"text_shape.{args.token_type}")
     for path in shape_files:
         if not path.is_file():
             raise HJPruneError(f"{path} does not exist; run stage 2 first")

@@ -40,6 +40,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         default="false",
         help="true: a test set, with names that sclite can hold; empty utterances stay in its text",
     )
+    parser.add_argument(
+        "--audio_only",
+        choices=("true", "false"),
+        default="false",
+        help="true: for training without labels; transcripts and speakers are not read",
+    )
     parser.add_argument("--nj", type=int, default=4, help="number of parallel processes")
     args = parser.parse_args(argv)
     target = AudioFormat(
@@ -48,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.min_wav_duration,
         args.max_wav_duration,
         is_scored=args.scored == "true",
+        audio_only=args.audio_only == "true",
     )
     count = format_data(args.in_dir, args.out_dir, target, args.nj)
     logging.info("%s: %d utterances", args.out_dir, count)

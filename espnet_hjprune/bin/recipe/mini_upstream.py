@@ -21,7 +21,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="checkpoint file to write")
     parser.add_argument("--epochs", type=int, default=0, help="passes over the data; 0: random")
     parser.add_argument("--data_dir", type=Path, help="has wav.scp and the words; for epochs")
-    parser.add_argument("--text", default="transcript", help="the table with the words")
+    parser.add_argument(
+        "--text", help="the table with the words; default transcript, or text where there is none"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -42,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as directory:
         start = Path(directory) / "random.pt"
         save_random_checkpoint(config, family, str(start), args.seed)
+        has_transcript = (args.data_dir / "transcript").is_file()
+        text = args.text or ("transcript" if has_transcript else "text")
         training = PretrainConfig(epochs=args.epochs, seed=args.seed)
         upstream = f"{family}_local"
-        loss = pretrain(upstream, start, args.output, args.data_dir, args.text, training)
+        loss = pretrain(upstream, start, args.output, args.data_dir, text, training)
     logging.info("Wrote %s, trained for %d epochs to loss %.3g", args.output, args.epochs, loss)
 
 

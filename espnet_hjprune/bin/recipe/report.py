@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     images.append(Image(title, figures.plot_tradeoff(points, metric.name, title, path)))
 
     table = project_table(models, metric, float(summaries[0].get("seconds", 10.0)))
-    targets = target_table(models[1:], summaries)
+    targets = target_table([model.name for model in models[1:]], summaries)
     text = render(args.title, models, table, targets, comparison, images, args.output)
     write_text(args.output, text)
     for path in args.json:

@@ -71,7 +71,7 @@ stop_leftover() {
     if ! flock --nonblock "${file}" true; then
         read -r group script <"${file}" || true
         if [ "${script}" != $$ ] &&
-            ps -ww -p "${script}" -o args= 2>/dev/null | grep -q 'hjprune\.sh'; then
+            ps -ww -p "${script}" -o args= 2>/dev/null | grep -qE '(hjprune|unlabelled)\.sh'; then
             die "another run (process ${script}) is at work in $1; wait for it or stop it"
         fi
         log "Stopping the job that an interrupted run left behind in $1"

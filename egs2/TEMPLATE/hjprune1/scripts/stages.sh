@@ -1,0 +1,16 @@
+# The stages of a recipe, one after the other. To be sourced after utils/common.sh.
+# shellcheck shell=bash disable=SC2154
+
+# run_stages ARGUMENT...: run stage_<number> from ${stage} to ${stop_stage}; titles has their names.
+# The arguments are those of the script, for the log.
+run_stages() {
+    local number started
+    log "Options: $*"
+    for ((number = stage; number <= stop_stage; number++)); do
+        log "Stage ${number}: ${titles[number]}"
+        started=${SECONDS}
+        "stage_${number}"
+        log "Stage ${number}: finished in $((SECONDS - started)) s"
+    done
+    log "Successfully finished. [elapsed=${SECONDS}s]"
+}

@@ -1,0 +1,1 @@
+../../TEMPLATE/hjprune1/path.sh
