@@ -17,12 +17,14 @@ from recipe_runs import copy_local, data_sh
 from servers import serve
 
 from espnet_hjprune.atomic import replaced_directory
+from espnet_hjprune.bin.recipe import check_dump as check_dump_command
 from espnet_hjprune.bin.recipe import format_data as format_data_command
+from espnet_hjprune.bin.recipe import shapes as shapes_command
 from espnet_hjprune.constants import AUDIO_FORMATS
 from espnet_hjprune.corpora import librispeech
 from espnet_hjprune.data import audio, datadir
 from espnet_hjprune.data.dump import AudioFormat, format_data
-from espnet_hjprune.errors import HJPruneError
+from espnet_hjprune.errors import HJPruneError, UsageError
 from espnet_hjprune.synthetic import voices as synthesis
 from espnet_hjprune.synthetic.grammar import COMMANDS, Grammar
 from espnet_hjprune.synthetic.mini_librispeech import MiniLibriSpeechConfig, make_mini_librispeech
@@ -417,6 +419,33 @@ def test_length_limits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     assert format_data(source, tmp_path / "out", target, nj=1) == 1
     assert list(datadir.read_table(tmp_path / "out/text")) == ["b"]
     assert "2 of 3 utterances are left out because they are not 0.2 to 1 s long" in caplog.text
+
+
+def test_audio_alone_needs_no_other_table(tmp_path: Path) -> None:
+    source = make_data_dir(tmp_path / "in", {name: (tone(0.5, 16000), 16000) for name in "ab"})
+    for table in ("text", "utt2spk"):
+        (source / table).unlink()
+    dump, output = tmp_path / "out", tmp_path / "shapes"
+    options = ["--audio_only", "true"]
+    format_data_command.main(
+        ["--in_dir", str(source), "--out_dir", str(dump), "--nj", "1", *options]
+    )
+    assert sorted(path.name for path in dump.iterdir() if path.is_file()) == [
+        "audio_format", "feats_type", "utt2num_samples", "wav.scp",
+    ]  # fmt: skip
+    check_dump_command.main(["--audio_format", "flac", "--train_dir", str(dump), *options])
+    (dump / "utt2num_samples").unlink()
+    shapes_command.main(["--data_dir", str(dump), "--out_dir", str(output), *options])
+    assert (output / "speech_shape").read_text() == "a 8000\nb 8000\n"
+    with pytest.raises(HJPruneError, match="text does not exist"):
+        check_dump_command.main(["--audio_format", "flac", "--train_dir", str(dump)])
+    with pytest.raises(HJPruneError, match=r"--audio_format flac\.ark does not read"):
+        check_dump_command.main(["--audio_format", "flac.ark", "--train_dir", str(dump), *options])
+    with pytest.raises(UsageError, match="or give --audio_only true"):
+        shapes_command.main(["--data_dir", str(dump), "--out_dir", str(output)])
+    (source / "wav.scp").write_text("")
+    with pytest.raises(HJPruneError, match=r"wav.scp is empty"):
+        format_data(source, dump, AudioFormat(audio_only=True), nj=1)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,12 @@ RECIPE = ROOT / "egs2/librispeech_100/asr1"
 GIVEN = {"train_set": "train", "valid_set": "dev", "test_sets": "one two"}
 
 
-def option_table() -> dict[str, str]:
-    """Names and defaults, read by the shell itself from the table of hjprune.sh."""
-    text = (SHELL / "hjprune.sh").read_text(encoding="utf-8")
+UNLABELLED = ROOT / "egs2/librispeech_100/ssl1"
+
+
+def option_table(name: str) -> dict[str, str]:
+    """Names and defaults, read by the shell itself from the table of a script."""
+    text = (SHELL / name).read_text(encoding="utf-8")
     definition = text[text.index("define_options ") : text.index("\nparse_options ")]
     show = 'for name in "${option_names[@]}"; do printf "%s=%s\\n" "${name}" "${!name}"; done'
     script = f". utils/common.sh\n{definition}\n{show}\n"
@@ -40,7 +43,8 @@ def option_table() -> dict[str, str]:
     return dict(line.split("=", 1) for line in result.stdout.removesuffix("\n").split("\n"))
 
 
-TABLE = option_table()
+TABLES = {name: option_table(name) for name in ("hjprune.sh", "unlabelled.sh")}
+TABLE = TABLES["hjprune.sh"]
 
 
 @pytest.fixture(autouse=True)
@@ -49,10 +53,10 @@ def in_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPE)
 
 
-def complete(cores: int = 8, **given: str) -> dict[str, str]:
-    """The completed options, where these are given."""
-    assert set(given) <= set(TABLE)
-    return complete_options(TABLE | GIVEN | given, cores)
+def complete(cores: int = 8, script: str = "hjprune.sh", **given: str) -> dict[str, str]:
+    """The completed options of a script, where these are given."""
+    assert set(given) <= set(TABLES[script])
+    return complete_options(TABLES[script] | GIVEN | given, cores)
 
 
 def refused(error: type[HJPruneError], **given: str) -> str:
@@ -92,18 +96,21 @@ def test_every_option_that_python_reads_is_in_the_table() -> None:
         "method_tag", "target_epochs", "audio_type",
         "train_max_epoch", "prune_max_epoch", "compact_max_epoch",
     }  # fmt: skip
-    assert read_by_python() - made <= set(TABLE)
+    assert read_by_python() - made <= set(TABLE) | set(TABLES["unlabelled.sh"])
     numbers = {*recipe_options.WHOLE_NUMBERS, *recipe_options.COUNTS}
     assert set(recipe_options.MAY_BE_EMPTY) <= numbers | set(recipe_options.CHOICES)
 
 
-def test_every_option_of_the_table_is_used() -> None:
-    shell = (SHELL / "hjprune.sh").read_text(encoding="utf-8").partition("\nEND\n")[2]
-    shell += "".join(path.read_text(encoding="utf-8") for path in SHELL.glob("scripts/*.sh"))
-    unused = {name for name in TABLE if not re.search(rf"\$\{{[!#]?{name}\b", shell)}
+@pytest.mark.parametrize("script", TABLES)
+def test_every_option_of_the_table_is_used(script: str) -> None:
+    shell = (SHELL / script).read_text(encoding="utf-8").partition("\nEND\n")[2]
+    sourced = re.findall(r"^\. (scripts/\w+\.sh)$", (SHELL / script).read_text("utf-8"), re.M)
+    shell += "".join((SHELL / name).read_text(encoding="utf-8") for name in sourced)
+    table = TABLES[script]
+    unused = {name for name in table if not re.search(rf"\$\{{[!#]?{name}\b", shell)}
     assert "((number = stage; number <= stop_stage; number++))" in shell
     # The others only choose further options.
-    assert unused == {"stage", "stop_stage", "config_dir", "lang", "upstream"}
+    assert unused == {"stage", "stop_stage", "config_dir", "lang", "upstream"} & table.keys()
     assert {"config_dir", "lang", "upstream"} <= read_by_python()
 
 
@@ -154,11 +161,10 @@ def test_every_recipes_own_options_pass(
     recipe: Path, mini: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(recipe.parent)
-    start = recipe.read_text(encoding="utf-8").partition("exec ./hjprune.sh")[2]
-    words = shlex.split(start.replace("\\\n", " ").replace('"$@"', ""))
+    start = recipe.read_text(encoding="utf-8").partition("exec ./")[2]
+    script, *words = shlex.split(start.replace("\\\n", " ").replace('"$@"', ""))
     given = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
-    assert set(given) <= set(TABLE)
-    complete(**given, mini=mini)
+    complete(script=script, **given, mini=mini)
 
 
 # What is refused
@@ -417,7 +423,36 @@ def test_targets_of_another_form_than_the_configurations(tmp_path: Path) -> None
     assert completed["method_tag"] == "size_parts_0.4"
 
 
+def test_trainings_with_and_without_labels_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = str(UNLABELLED / "conf/tuning/prune.yaml")
+    sentence = f"{other} (--prune_config) is for a training without labels; give a configuration"
+    assert sentence in refused(HJPruneError, prune_config=other)
+    monkeypatch.chdir(UNLABELLED)
+    other = str(RECIPE / "conf/tuning/prune.yaml")
+    with pytest.raises(HJPruneError, match="is for a training with labels"):
+        complete(script="unlabelled.sh", prune_config=other)
+    with pytest.raises(UsageError, match="--num_compared is a whole number from 1"):
+        complete(script="unlabelled.sh", num_compared="0")
+
+
 # What is completed
+
+
+@pytest.mark.parametrize("size", ["mini", "small", "tuning"])
+def test_what_is_completed_without_labels(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(UNLABELLED)
+    config = read_config(f"conf/{size}/prune.yaml")
+    given = {"targets": "0.2 0.4", "ramp_epochs": "3", "config_dir": f"conf/{size}"}
+    completed = complete(script="unlabelled.sh", **given, audio_format="flac.ark")
+    assert completed["dataset_tag"] == "raw"
+    assert (
+        completed["method_tag"] == f"{config['frontend_conf']['pruning']['criterion']}_to_0.2_0.4"
+    )
+    assert completed["target_epochs"] == "5 8"
+    assert completed["prune_max_epoch"] == "8"
+    assert completed["compact_model"] == "valid.loss.ave.pth"
+    assert completed["audio_type"] == "kaldi_ark"
+    assert "train_max_epoch" not in completed
 
 
 @pytest.mark.parametrize(

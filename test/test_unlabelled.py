@@ -1,16 +1,13 @@
-"""Pruning without labels: distances against plain formulas, and trainings by ESPnet's trainer."""
+"""Pruning without labels: distances against plain formulas, and what is learned of a teacher."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
-from espnet_runs import compact, make_corpus, prune_options
 from models import padded_batch, random_encoder, random_pruner, settle, small_config
 
 import espnet_hjprune as hj
-from espnet_hjprune.bin.recipe import unlabelled_train
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.model.distillation import DISTANCES, l1_cosine_loss
 from espnet_hjprune.model.espnet_model import GatedModel, compact_model
@@ -146,54 +143,6 @@ def test_projections_of_a_model_whose_output_is_scattered():
     expected = [before.index(feature) for feature in own]
     assert len(own) < width
     assert result.state["teaching.projections.0.weight"][0].tolist() == expected
-
-
-def options_of(directory, **changes):
-    """Options of a training without labels."""
-    source = {"upstream": "hj_prune_local", "path_or_url": str(directory)}
-    pruned = prune_options(make_corpus(directory / "corpus", ["wav.scp,speech,sound"]))
-    conf = pruned["frontend_conf"] | {"frontend_conf": source}
-    model = {"teacher": "hj_prune_local", "path_or_url": str(directory)}
-    return pruned | {"frontend_conf": conf, "model_conf": model} | changes
-
-
-def train(exp, options, directory):
-    """Train by the program that the recipes call."""
-    exp.mkdir()
-    (exp / "train.yaml").write_text(yaml.safe_dump(options))
-    corpus = make_corpus(directory / "corpus", ["wav.scp,speech,sound"])
-    unlabelled_train.main(
-        ["--config", f"{exp}/train.yaml", "--output_dir", str(exp), *corpus.arguments()]
-    )
-    return exp
-
-
-def test_it_is_trained_compacted_and_trained_again(tmp_path, caplog):
-    dense = tmp_path / "dense"
-    teacher = saved_teacher(dense)
-    options = options_of(dense)
-    options["model_conf"]["projection"] = True
-    options["frontend_conf"]["pruning"]["initial_keep"] = 0.9
-    caplog.set_level("INFO")
-    gated = train(tmp_path / "gated", options, dense)
-    # The first batch: no distance without gates.
-    assert "first batch: 0 without gates" in caplog.text
-    compact("ssl", gated, tmp_path / "compact", options)
-    config = yaml.safe_load((tmp_path / "compact/config.yaml").read_text())
-    architecture = config["frontend_conf"]["frontend_conf"]["architecture"]
-    assert architecture["output_positions"] is None
-    finetune = yaml.safe_load((tmp_path / "compact/finetune.yaml").read_text())
-    finetune["init_param"] = [str(tmp_path / "compact/model.pth")]
-    final = train(tmp_path / "final", finetune, dense)
-    encoder = hj.load(final)
-    assert encoder.config.to_dict() == architecture
-    counts = [sum(p.numel() for p in e.parameters()) for e in (encoder, teacher.encoder)]
-    assert counts[0] < 0.7 * counts[1]
-    # Learned projections go on with what is left.
-    weight = torch.load(final / "latest.pth")["teaching.projections.0.weight"]
-    assert weight.shape == (64, encoder.config.hidden_size)
-    # The result is an upstream.
-    assert student_of(final).config == encoder.config
 
 
 @pytest.mark.parametrize(

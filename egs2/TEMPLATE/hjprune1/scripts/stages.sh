@@ -1,7 +1,7 @@
 # The stages of a recipe, one after the other. To be sourced after utils/common.sh.
 # shellcheck shell=bash disable=SC2154
 
-# run_stages ARGUMENT...: run stage_<number> from ${stage} to ${stop_stage}; titles has their names.
+# run_stages ARGUMENT...: run the functions stage_<number> that are asked for; titles has their names.
 # The arguments are those of the script, for the log.
 run_stages() {
     local number started
