@@ -95,6 +95,12 @@ def test_all_stages_with_interruptions(recipe):
         saved = recipe.only(finished) / "config.yaml"
         assert yaml.safe_load(saved.read_text())["frontend_conf"]["frontend_conf"]["architecture"]
     assert "skipping" in recipe.run("--stage", "5")
+    # What was fine-tuned alone, as a model that was pruned before is.
+    output = recipe.run("--stage", "4", "--method", "none")
+    assert output.count("Nothing is pruned (--method none)") == 3
+    results = recipe.only("exp/asr_train_*/RESULTS.md").read_text()
+    dense = f"|unpruned|{summary['dense']['macs'] / 1e9:.3g}|0.0 %|"
+    assert dense in results and "Shares removed" not in results
 
 
 def losses(exp: Path) -> dict[int, float]:

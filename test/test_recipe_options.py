@@ -20,7 +20,7 @@ from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError, UsageError
 from espnet_hjprune.pruning.config import UNITS, PruningConfig
 from espnet_hjprune.recipe import options as recipe_options
-from espnet_hjprune.recipe.method import METHODS, Method, method_name
+from espnet_hjprune.recipe.method import METHODS, UNPRUNED, Method, method_name
 from espnet_hjprune.recipe.options import complete_options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -232,7 +232,10 @@ FINE_TUNED = {"upstream": "hf_wav2vec2_custom", "upstream_ckpt": "some/directory
         ({"task": "st"}, "--decoder batched is for --task asr and slu; give --decoder espnet"),
         ({"score_types": "wer per"}, "--score_types takes wer, cer, ter, not 'per'"),
         ({"score_types": ""}, "--score_types takes wer, cer, ter, not ''"),
-        ({"method": "mac"}, "--method is macs, size, sepsize, transformer or dense, not 'mac'"),
+        (
+            {"method": "mac"},
+            "--method is macs, size, sepsize, transformer, dense or none, not 'mac'",
+        ),
         ({"units": "head heads"}, "--units takes conv, head, ffn, hidden, not 'heads'"),
         (
             {"targets": "0.2", "target_sparsity": "0.2"},
@@ -243,6 +246,7 @@ FINE_TUNED = {"upstream": "hf_wav2vec2_custom", "upstream_ckpt": "some/directory
         ({"method": "size", "targets": "0 0.1"}, "--targets is 0; it must lie between 0 and 1"),
         ({"method": "dense", "units": "conv"}, "--method dense removes nothing"),
         ({"method": "dense", "target_sparsity": "0.1"}, "--method dense removes nothing"),
+        ({"method": "none", "targets": "0.1 0.2"}, "--method none removes nothing"),
         ({"target_sparsity": "much"}, "--target_sparsity is much; it must lie between 0 and 1"),
         ({"targets": "0.2 1.2"}, "--targets is 1.2; it must lie between 0 and 1"),
         ({"targets": "0.4 0.2"}, "--targets is '0.4 0.2', which does not rise"),
@@ -431,6 +435,8 @@ def test_trainings_with_and_without_labels_are_told_apart(monkeypatch: pytest.Mo
     other = str(RECIPE / "conf/tuning/prune.yaml")
     with pytest.raises(HJPruneError, match="is for a training with labels"):
         complete(script="unlabelled.sh", prune_config=other)
+    with pytest.raises(UsageError, match="--method none prunes nothing"):
+        complete(script="unlabelled.sh", method="none")
     with pytest.raises(UsageError, match="--num_compared is a whole number from 1"):
         complete(script="unlabelled.sh", num_compared="0")
 
@@ -604,6 +610,7 @@ def test_jobs_are_the_cores_up_to_four() -> None:
         ({"method": "transformer", "target_sparsity": "0.3"}, "transformer_0.3"),
         ({"method": "transformer", "units": "head"}, "head_transformer_0.4"),
         ({"method": "dense"}, "dense"),
+        ({"method": "none"}, "none"),
         ({"method": "dense", "target_sparsity": "0", "seed": "2"}, "dense_seed2"),
         (
             {"method": "sepsize", "target_sparsity": "transformer=0.3 cnn=0.60"},
@@ -734,7 +741,7 @@ def test_separate_targets_survive_their_text(cnn: float, other: float, turned: b
 
 
 @given(
-    st.sampled_from(["", *METHODS]).filter(lambda name: name != "dense"),
+    st.sampled_from(["", *METHODS]).filter(lambda name: name not in UNPRUNED),
     st.lists(st.sampled_from(UNITS[1:]), max_size=3, unique=True),
     fractions,
 )
@@ -768,7 +775,7 @@ def test_no_method_changes_nothing() -> None:
     }
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"none"}))
 def test_methods_are_recognised(name: str) -> None:
     target = {"sepsize": "cnn=0.3 transformer=0.3", "dense": ""}.get(name, "0.3")
     conf = {"pruning": {"gate_lr": 0.1}}

@@ -8,6 +8,7 @@ import torch
 
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
+from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.cost import config_counts, macs_and_params
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.target import SEPARATE
@@ -77,6 +78,20 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
         },
         "constraints": constraints,
         "layers": layer_sizes(encoder.config) | {"dense": layer_sizes(dense)},
+    }
+
+
+def describe(config: EncoderConfig) -> dict[str, Any]:
+    """What :func:`summarise` says of the encoder before, for one that is not pruned."""
+    options = PruningConfig()
+    cost = macs_and_params(config, None, options.samples)
+    sizes = layer_sizes(config)
+    return {
+        "seconds": options.seconds,
+        "dense": cost,
+        "actual": cost,
+        "constraints": [],
+        "layers": sizes | {"dense": sizes},
     }
 
 

@@ -14,14 +14,17 @@ from espnet_hjprune.pruning.config import UNITS, PruningConfig
 from espnet_hjprune.target import SEPARATE, Target, parse_targets
 
 # Method and the criterion that it sets; `transformer`, the paper's baseline, gates no channels, and
-# `dense`, the control, gates nothing: it is trained for as many steps as the others.
+# `dense`, the control, gates nothing: it is trained for as many steps as the others. With `none`
+# the model of stage 3 is the result.
 METHODS = {
     "macs": "macs",
     "size": "size",
     "sepsize": SEPARATE,
     "transformer": "size",
     "dense": "macs",
+    "none": "macs",
 }
+UNPRUNED = ("dense", "none")
 TRANSFORMER_UNITS = [unit for unit in UNITS if unit != "conv"]
 
 
@@ -66,10 +69,10 @@ class Method:
         except HJPruneError as error:
             raise UsageError(str(error)) from None
         shares = [share for target in chosen for share in target.shares]
-        if method == "dense":
+        if method in UNPRUNED:
             if units or any(shares):
                 raise UsageError(
-                    "--method dense removes nothing; leave --target_sparsity, --targets and "
+                    f"--method {method} removes nothing; leave --target_sparsity, --targets and "
                     "--units out"
                 )
             return cls(method, (Target((0.0,)),))
@@ -105,7 +108,7 @@ class Method:
         if self.name == "transformer":
             units = pruning.get("units", list(UNITS))
             pruning["units"] = [unit for unit in units if unit != "conv"]
-        if self.name == "dense":
+        if self.name in UNPRUNED:
             pruning["units"] = []
         if self.targets:
             *earlier, last = self.targets

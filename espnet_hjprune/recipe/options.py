@@ -26,7 +26,7 @@ from espnet_hjprune.model.espnet_config import (
 )
 from espnet_hjprune.model.upstream_options import OWN_NAME
 from espnet_hjprune.pruning.config import PruningConfig
-from espnet_hjprune.recipe.method import Method, method_name
+from espnet_hjprune.recipe.method import UNPRUNED, Method, method_name
 from espnet_hjprune.recipe.training_config import (
     Ramp,
     Source,
@@ -131,13 +131,18 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
     method = Method.from_options(
         *(new[name] for name in ("method", "target_sparsity", "targets", "units"))
     )
+    if method.name == "none" and "train_config" not in new:
+        raise UsageError(
+            "--method none prunes nothing, so that nothing is left to do; give another"
+        )
     configs = _read_configs(new)
     pruning = _check_configs(new, configs, method)
     _check_upstream(new)
     _spread_targets(new, method)
     _check_trainings(new, configs)
     for option in new.keys() & BEST_MODELS.keys():
-        new[option] = new[option] or best_model(configs[f"{BEST_MODELS[option]}_config"])
+        part = "train" if new["method"] == "none" else BEST_MODELS[option]
+        new[option] = new[option] or best_model(configs[f"{part}_config"])
     new["method_tag"] = _method_tag(new, method, pruning)
     _state_method(new, method, pruning)
     _name_data(new)
@@ -381,7 +386,7 @@ def _method_tag(options: Mapping[str, str], method: Method, pruning: PruningConf
         words.append("distilled")
     if options["uniform"] == "true":
         words.append("uniform")
-    if name != "dense":  # It has no target.
+    if name not in UNPRUNED:  # They have no target.
         if options["targets"]:
             words += ["to", *map(str, method.targets)]
         else:

@@ -102,5 +102,7 @@ def comparison_section(models: Sequence[DecodedModel], metric: Metric) -> str:
             names = [models[first].name, models[second].name]
             cells = difference_row(compared.compare(first, second))
             differences.append([test_set, *names, *cells])
-    parts = ["## Significance\n", markdown_table(intervals), markdown_table(differences)]
+    parts = ["## Significance\n", markdown_table(intervals)]
+    if pairs:
+        parts.append(markdown_table(differences))
     return "\n".join([*parts, note + "\n"])

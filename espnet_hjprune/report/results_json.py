@@ -17,6 +17,7 @@ def result_record(
     models: Sequence[DecodedModel],
     summaries: Sequence[Mapping[str, Any]],
     metric: Metric,
+    seconds: float,
 ) -> dict[str, Any]:
     """Collect the figures of decoded models.
 
@@ -25,6 +26,7 @@ def result_record(
         models: the unpruned model, then one for each summary.
         summaries: what ``summary.json`` of each compaction holds.
         metric: figure of merit.
+        seconds: of audio that MACs are counted for.
 
     Returns:
         ``metric``, ``environment``, ``utterances`` with the ids of every set as one text and,
@@ -55,7 +57,7 @@ def result_record(
         entries.append(entry)
     return {
         "title": title,
-        "seconds": float(summaries[0].get("seconds", 10.0)),
+        "seconds": seconds,
         "metric": {"name": metric.name, "higher_is_better": metric.higher_is_better},
         "environment": dict(environment()),
         "utterances": {

@@ -359,8 +359,9 @@ def render(
     parts.append(markdown_table(table))
     parts.append("MACs and parameters are those of the speech encoder, without the task's head.\n")
     parts.append(timing_note(models) + "\n")
-    parts.append("Shares removed; compaction makes up for what the gates lack:\n")
-    parts.append(markdown_table(targets))
+    if len(targets) > 1:
+        parts.append("Shares removed; compaction makes up for what the gates lack:\n")
+        parts.append(markdown_table(targets))
     parts.append(comparison)
     return "\n".join([*parts, *image_links(images, output)])
 

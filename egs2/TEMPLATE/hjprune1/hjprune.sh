@@ -56,8 +56,9 @@ Upstream and pruning; what is empty is as configured
   --init_ctc false            take over CTC layer and tokens of a fine-tuned Hugging Face checkpoint
   --trust_checkpoint false    read a checkpoint that holds more than data, which executes it
   --upstream_tag ""           how the upstream is called in experiment names
-  --method ""                 macs, size, sepsize, transformer (size, with the CNN left alone), or
-                              dense (nothing is removed: the control, trained for as long)
+  --method ""                 macs, size, sepsize, transformer (size, with the CNN left alone),
+                              dense (nothing is removed: the control, trained for as long), or
+                              none (stages 4 to 6 do nothing, stage 7 scores the model of stage 3)
   --target_sparsity ""        share to remove; "cnn=X transformer=Y" for sepsize
   --targets ""                rising ones, such as "0.2 0.3 0.4": one pruning gives a model for each
   --ramp_epochs ""            epochs over which the target rises; empty: 5, with --mini true 4
@@ -112,6 +113,7 @@ data_stamps=("${stats_dir}/"{train,valid}/.done)
 train_exp=${expdir}/${task}_$(basename "${train_config}" .yaml)_${upstream_tag}_${dataset_tag}
 prune_exp=${expdir}/${task}_prune_${method_tag}_${upstream_tag}_${dataset_tag}
 name_compact_models
+[ "${method}" != none ] || { compact_exps=() results_exp=${train_exp}; }
 decode_tag=$(basename "${inference_config}" .yaml)_${inference_asr_model%.pth}
 teacher=
 ! ${distill} || teacher=${train_exp}/${init_model}
@@ -149,6 +151,12 @@ stage_2() {
     prepare_tokens
 }
 
+# nothing_is_pruned: true, and a line in the log, for --method none.
+nothing_is_pruned() {
+    [ "${method}" = none ] || return 1
+    log "Nothing is pruned (--method none)"
+}
+
 # Fine-tuning
 stage_3() {
     local options=("${source_args[@]}")
@@ -175,6 +183,7 @@ stage_4() {
         --ramp_epochs "${ramp_epochs}" --hold_epochs "${hold_epochs}" --rise_epochs "${rise_epochs}"
     )
     ! ${uniform} || options+=(--uniform true)
+    ! nothing_is_pruned || return 0
     need "${train_exp}/.done" "run stage 3 first"
     need "${train_exp}/${init_model}" "choose another --init_model"
     train_gates "${train_exp}/.done" "${options[@]}"
@@ -182,11 +191,13 @@ stage_4() {
 
 # Compaction
 stage_5() {
+    ! nothing_is_pruned || return 0
     compact_models
 }
 
 # Final fine-tuning
 stage_6() {
+    ! nothing_is_pruned || return 0
     train_compact_models "final fine-tuning" --teacher "${teacher}" --seed "${seed}"
 }
 
@@ -230,7 +241,7 @@ stage_7() {
         --model "unpruned=${train_exp}" "${compared[@]}" --decode_tag "${decode_tag}" \
         --test_sets "${test_sets[@]}" --metric "${metric}" --data_dir "${raw_dir}" \
         --title "$(basename "$(dirname "${PWD}")"): HJ-Pruning of ${upstream_tag}"
-    log "The results are ${results_exp}/RESULTS.md, figures are in ${prune_exp}/images"
+    log "The results are ${results_exp}/RESULTS.md, with figures"
 }
 
 titles=("" "Data preparation" "Audio format, token list and shapes" "Fine-tuning" "Gated pruning"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Make a recipe: egs2/TEMPLATE/hjprune1/setup.sh egs2/<corpus>/<task>1 [egs2/<other>/<task>1]
 # It gets links to the shared scripts, a run.sh and a local/data.sh to edit, and a copy of the
-# configurations of egs2/librispeech_100/asr1. With another recipe its configurations and its run.sh
-# are copied.
+# configurations of egs2/librispeech_100/asr1, or of ssl1 for one without labels (ssl1). With another
+# recipe its configurations and its run.sh are copied.
 set -euo pipefail
 
 template=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -13,13 +13,15 @@ egs2=$(cd "${template}/../.." && pwd -P)
 [[ $# =~ ^[12]$ && $1 != -* ]] ||
     die_of_usage "give a directory for the recipe: ${BASH_SOURCE[0]} egs2/<corpus>/<task>1"
 target=$(realpath -m "$1")
-other=$(realpath -m "${2:-${egs2}/librispeech_100/asr1}")
 name=$(basename "${target}")
 [ "$(dirname "$(dirname "${target}")")" = "${egs2}" ] ||
     die_of_usage "$1 is not of the form ${egs2}/<corpus>/<task>1"
 [[ ${name} =~ ^([a-z0-9_]*[a-z_])[0-9]+$ ]] ||
     die_of_usage "$1 does not end in a task of ESPnet and a number, such as asr1"
 task=${BASH_REMATCH[1]}
+default=asr1
+[ "${task}" != ssl ] || default=ssl1
+other=$(realpath -m "${2:-${egs2}/librispeech_100/${default}}")
 [ ! -e "${target}" ] || die "$1 exists already; remove it, or choose another name"
 [[ -d ${other}/conf && -e ${other}/run.sh ]] ||
     die "${other} has no conf and run.sh; name a recipe to copy them from"
@@ -28,7 +30,7 @@ task=${BASH_REMATCH[1]}
 scratch=${egs2}/.${name}.$$
 trap 'rm -rf "${scratch}"' EXIT
 mkdir -p "${scratch}/local"
-for file in hjprune.sh path.sh cmd.sh scripts; do
+for file in hjprune.sh unlabelled.sh path.sh cmd.sh scripts; do
     ln -s "../../TEMPLATE/hjprune1/${file}" "${scratch}/${file}"
 done
 ln -s ../../../utils "${scratch}/utils"
@@ -37,7 +39,12 @@ cp "${template}/db.sh" "${scratch}/db.sh"
 cp "${template}/local/data.sh" "${scratch}/local/data.sh"
 run=${template}/run.sh
 [ $# -eq 1 ] || run=${other}/run.sh
-sed "s/^exec .*hjprune\.sh/& --task ${task}/" "${run}" >"${scratch}/run.sh"
+if [ "${task}" = ssl ]; then
+    # Without labels there are no tokens, and no task to choose.
+    sed 's/hjprune\.sh/unlabelled.sh/; /^ *--\(lang\|token_type\) /d' "${run}" >"${scratch}/run.sh"
+else
+    sed "s/^exec .*hjprune\.sh/& --task ${task}/" "${run}" >"${scratch}/run.sh"
+fi
 chmod +x "${scratch}/run.sh"
 mkdir -p "$(dirname "${target}")"
 mv "${scratch}" "${target}"

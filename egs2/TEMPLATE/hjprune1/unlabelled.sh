@@ -201,7 +201,7 @@ stage_7() {
         --output "${results_exp}/RESULTS.md" "${compared[@]}" \
         --json "${results_exp}/results.json" ${results_copy:+"${results_copy}"} \
         --title "$(basename "$(dirname "${PWD}")"): HJ-Pruning of ${upstream_tag} without labels"
-    log "The results are ${results_exp}/RESULTS.md, figures are in ${prune_exp}/images"
+    log "The results are ${results_exp}/RESULTS.md, with figures"
     log "Use a model as an upstream: --upstream hj_prune_local --upstream_ckpt ${results_exp}"
 }
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from espnet_hjprune.atomic import write_text
 from espnet_hjprune.bin.cli import run_command
@@ -33,14 +34,14 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, type=Path, help="RESULTS.md to write")
     parser.add_argument(
         "--prune_exp",
-        required=True,
+        default=[],
         action="append",
         type=Path,
         help="experiment of the gated pruning (stage 4), once for each --summary",
     )
     parser.add_argument(
         "--summary",
-        required=True,
+        default=[],
         action="append",
         type=Path,
         help="summary.json of the compaction (stage 5), once for each compact model",
@@ -75,6 +76,18 @@ def _name_and_exp(model: str) -> tuple[str, Path]:
     return name, Path(exp_dir)
 
 
+def describe_dense(config: Path) -> dict[str, Any]:
+    """What the summary of a compaction says of the model before it, for one without a compaction.
+
+    Raises:
+        HJPruneError: the file does not describe an architecture.
+    """
+    from espnet_hjprune.model.espnet_config import read_architecture
+    from espnet_hjprune.model.summary import describe
+
+    return describe(read_architecture(config))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Write and print the report.
 
@@ -98,11 +111,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         references = {test_set: args.data_dir / test_set / "text" for test_set in test_sets}
     summaries = [read_summary(path) for path in args.summary]
     named = [_name_and_exp(model) for model in args.model]
+    dense = summaries[0] if summaries else describe_dense(named[0][1] / "config.yaml")
     named[1:] = [
         (method_name(summary) if name == "auto" else name, exp_dir)
         for (name, exp_dir), summary in zip(named[1:], summaries, strict=True)
     ]
-    sizes = [(summaries[0], "dense"), *((summary, "actual") for summary in summaries)]
+    sizes = [(dense, "dense"), *((summary, "actual") for summary in summaries)]
     models = [
         read_model(name, exp_dir, args.decode_tag, test_sets, summary, size, references)
         for (name, exp_dir), (summary, size) in zip(named, sizes, strict=True)
@@ -135,20 +149,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             title = f"{model.name}: {test_set}"
             figures.plot_confusion(confusion, title, path)
             images.append(Image(f"Confusion of {model.name} on {test_set}", path))
-    points = [
-        (m.name, m.macs_removed, {s: metric.value(c) for s, c in m.scores["wer"].items()})
-        for m in models
-    ]
-    title = f"{metric.name} against MACs removed"
-    path = models[-1].exp_dir / "images" / "tradeoff.png"
-    images.append(Image(title, figures.plot_tradeoff(points, metric.name, title, path)))
+    if summaries:
+        points = [
+            (m.name, m.macs_removed, {s: metric.value(c) for s, c in m.scores["wer"].items()})
+            for m in models
+        ]
+        title = f"{metric.name} against MACs removed"
+        path = models[-1].exp_dir / "images" / "tradeoff.png"
+        images.append(Image(title, figures.plot_tradeoff(points, metric.name, title, path)))
 
-    table = project_table(models, metric, float(summaries[0].get("seconds", 10.0)))
+    seconds = float(dense.get("seconds", 10.0))
+    table = project_table(models, metric, seconds)
     targets = target_table([model.name for model in models[1:]], summaries)
     text = render(args.title, models, table, targets, comparison, images, args.output)
     write_text(args.output, text)
     for path in args.json:
-        record = result_record(args.title, models, summaries, metric)
+        record = result_record(args.title, models, summaries, metric, seconds)
         write_text(path, json.dumps(record, indent=2) + "\n")
     print(plain_table(table), end="")
     for image in images:
