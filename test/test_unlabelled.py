@@ -79,7 +79,7 @@ def test_learned_projections_see_all_features_of_the_teacher(tmp_path):
     student = student_of(tmp_path).eval()
     pruner = random_pruner(student.config, target_sparsity=0.5)
     student.pruner = pruner
-    options = UnlabelledConfig("hj_prune_local", str(tmp_path), "relative_l2", [0, 2], True)
+    options = UnlabelledConfig("hj_prune_local", str(tmp_path), "relative_l2", [0, 3], True)
     teaching = StateTeaching(student, options)
     wave, lengths = padded_batch([8000])
     student(wave, lengths)
@@ -89,7 +89,7 @@ def test_learned_projections_see_all_features_of_the_teacher(tmp_path):
         own, _ = student.encoder(wave, lengths, gates, all_states=True)
         goals, _ = teacher.encoder(wave, lengths, all_states=True)
     shares = [
-        (own[layer] - goals[layer]).square().sum() / goals[layer].square().sum() for layer in (0, 2)
+        (own[layer] - goals[layer]).square().sum() / goals[layer].square().sum() for layer in (0, 3)
     ]
     assert loss.item() == pytest.approx(torch.stack(shares).mean().item(), rel=1e-4)
     loss.backward()
@@ -109,6 +109,8 @@ def test_a_student_that_is_read_at_a_lower_layer(tmp_path):
     assert teaching.projections is not None and len(teaching.projections) == 2
     with pytest.raises(HJPruneError, match=r"model_conf\.layers has 3"):
         StateTeaching(student, UnlabelledConfig("hj_prune_local", str(tmp_path), layers=[3]))
+    with pytest.raises(HJPruneError, match=r"layers ends at 0, .* add 1 to model_conf\.layers"):
+        StateTeaching(student, UnlabelledConfig("hj_prune_local", str(tmp_path), layers=[0]))
 
 
 def test_projections_of_a_model_whose_output_is_scattered():

@@ -26,8 +26,8 @@ class UnlabelledConfig:
         teacher: name of the dense upstream, as ``upstream`` of the student has it.
         path_or_url: its checkpoint or model directory.
         distance: ``relative_l2``, which is ours, or ``l1_cosine``, that of DPHuBERT.
-        layers: states that are compared, 0 being the input of the first Transformer layer;
-            ``None`` for all.
+        layers: states that are compared, 0 being the input of the first Transformer layer, and
+            the last one among them; ``None`` for all.
         projection: compare all features of the teacher with learned linear layers of the student's
             states, instead of those features that the student has left.
     """
@@ -72,7 +72,8 @@ class StateTeaching(nn.Module):
         options: the teacher, and what is learned of it.
 
     Raises:
-        HJPruneError: the teacher cannot be read, or is not what the student comes from.
+        HJPruneError: the teacher cannot be read, or is not what the student comes from; or the
+            last state is not compared.
     """
 
     def __init__(self, student: SpeechUpstream, options: UnlabelledConfig) -> None:
@@ -92,6 +93,13 @@ class StateTeaching(nn.Module):
         self.lesson = Lesson(
             student, teacher, options.layers, source, options.distance, "model_conf.layers"
         )
+        last = student.layer if student.layer != -1 else len(student.config.heads)
+        if max(self.lesson.layers) < last:
+            raise HJPruneError(
+                f"model_conf.layers ends at {max(self.lesson.layers)}, but the model is read at "
+                f"{last}: nothing would be learned of the layers between, and pruning would take "
+                f"them first; add {last} to model_conf.layers"
+            )
         self._teacher = [teacher.eval().requires_grad_(False)]
         self.projections: nn.ModuleList | None = None
         if options.projection:
