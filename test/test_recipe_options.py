@@ -114,6 +114,19 @@ def test_every_option_of_the_table_is_used(script: str) -> None:
     assert {"config_dir", "lang", "upstream"} <= read_by_python()
 
 
+def test_scripts_have_the_same_options_where_they_share_names() -> None:
+    lines = {}
+    for script in TABLES:
+        text = (SHELL / script).read_text(encoding="utf-8").partition("<<'END'")[2]
+        lines[script] = dict(re.findall(r"^  --(\w+) +(.*)$", text.partition("\nEND\n")[0], re.M))
+    shared = set.intersection(*map(set, lines.values()))
+    other = {name for name in shared if lines["hjprune.sh"][name] != lines["unlabelled.sh"][name]}
+    # What they are for differs.
+    expected = {"stop_stage", "test_sets", "method", "compile", "prune_config", "prune_args"}
+    assert other == expected
+    assert all(TABLES["hjprune.sh"][name] == TABLES["unlabelled.sh"][name] for name in shared)
+
+
 def test_every_default_passes() -> None:
     completed = complete()
     changed = {name for name in TABLE if completed[name] != (TABLE | GIVEN)[name]}
@@ -247,6 +260,7 @@ FINE_TUNED = {"upstream": "hf_wav2vec2_custom", "upstream_ckpt": "some/directory
         ({"method": "dense", "units": "conv"}, "--method dense removes nothing"),
         ({"method": "dense", "target_sparsity": "0.1"}, "--method dense removes nothing"),
         ({"method": "none", "targets": "0.1 0.2"}, "--method none removes nothing"),
+        ({"method": "none", "seed": "1", "distill": "true"}, "leave --distill, --seed out"),
         ({"target_sparsity": "much"}, "--target_sparsity is much; it must lie between 0 and 1"),
         ({"targets": "0.2 1.2"}, "--targets is 1.2; it must lie between 0 and 1"),
         ({"targets": "0.4 0.2"}, "--targets is '0.4 0.2', which does not rise"),
@@ -427,7 +441,9 @@ def test_targets_of_another_form_than_the_configurations(tmp_path: Path) -> None
     assert completed["method_tag"] == "size_parts_0.4"
 
 
-def test_trainings_with_and_without_labels_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainings_with_and_without_labels_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = str(UNLABELLED / "conf/tuning/prune.yaml")
     sentence = f"{other} (--prune_config) is for a training without labels; give a configuration"
     assert sentence in refused(HJPruneError, prune_config=other)
@@ -437,6 +453,11 @@ def test_trainings_with_and_without_labels_are_told_apart(monkeypatch: pytest.Mo
         complete(script="unlabelled.sh", prune_config=other)
     with pytest.raises(UsageError, match="--method none prunes nothing"):
         complete(script="unlabelled.sh", method="none")
+    config = read_config("conf/tuning/prune.yaml")
+    config["model_conf"]["teacher"] = "hubert_base"
+    (tmp_path / "prune.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(HJPruneError, match="has a teacher in model_conf, but this recipe's is"):
+        complete(script="unlabelled.sh", prune_config=str(tmp_path / "prune.yaml"))
     with pytest.raises(UsageError, match="--num_compared is a whole number from 1"):
         complete(script="unlabelled.sh", num_compared="0")
 

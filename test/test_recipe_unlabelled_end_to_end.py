@@ -79,7 +79,8 @@ def test_all_stages(recipe):
     assert json.loads((exp / "results.json").read_text())["models"][0]["distances"]
 
     # The result is an upstream.
-    assert hj.load_upstream("hj_prune_local", str(exp)).config == encoder.config
+    upstream = hj.load_upstream("hj_prune_local", str(exp / "upstream"))
+    assert upstream.config == encoder.config
     output = recipe.run("--stage", "3")
     assert output.count("is finished already; skipping") == 7
 
@@ -87,7 +88,12 @@ def test_all_stages(recipe):
 def test_another_corpus_is_audio_alone(recipe):
     data = recipe.directory / "data/talks"
     data.mkdir()
+    transcripts = recipe.directory / "data/train_clean_100/text"
+    transcripts.write_text(transcripts.read_text().replace("A", "B"))
     wav_scp = (recipe.directory / "data/dev/wav.scp").read_text()
     (data / "wav.scp").write_text(wav_scp)
     recipe.run("--stage", "2", "--stop_stage", "2", "--train_set", "talks", "--dumpdir", "other")
     assert len(read_text(recipe.only("other/mini/raw/talks/wav.scp"))) == 6
+    # Transcripts count for nothing.
+    output = recipe.run("--stage", "2", "--stop_stage", "4")
+    assert "moving it to" not in output and output.count("skipping") == 8

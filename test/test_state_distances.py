@@ -39,7 +39,9 @@ def test_unexplained_variance_is_that_of_least_squares():
         assert sums[name].unexplained(sums["fit"].linear_map()) == pytest.approx(expected, rel=1e-5)
         kept = goal[:, [0, 2, 3, 5, 7]]
         relative = ((state - kept) ** 2).sum() / (kept**2).sum()
-        assert sums[name].difference / sums[name].goal == pytest.approx(relative, rel=1e-9)
+        assert sums[name].squared_error / sums[name].kept_squares == pytest.approx(
+            relative, rel=1e-9
+        )
 
 
 def test_a_model_is_not_far_from_itself_and_a_pruned_one_is():
@@ -58,6 +60,8 @@ def test_a_model_is_not_far_from_itself_and_a_pruned_one_is():
     none = comparison.distances("test", "same", "dev")
     assert none.relative_l2 == pytest.approx([0.0] * len(none.relative_l2), abs=1e-9)
     assert none.unexplained == pytest.approx([0.0] * len(none.unexplained), abs=1e-5)
+    # 49 frames a second.
+    assert comparison.frames_per_feature("dev") == 2 * 49 / upstream.config.hidden_size
     far = comparison.distances("test", "pruned", "dev")
     assert min(far.relative_l2) > 0.01 and min(far.unexplained) > 0.001
 
@@ -68,7 +72,10 @@ def write_distances(path, value):
     measures = {"relative_l2": [value] * 4, "unexplained": [value / 2] * 4}
     models = {"compacted": measures, "distilled": {m: [v[0] / 4] * 4 for m, v in measures.items()}}
     entry = {"utterances": 7, "seconds": 90.0, "models": models}
-    record = {"teacher": "t", "fitted_on": "dev", "sets": {"test_clean": entry}}
+    record = {
+        "teacher": "t", "fitted_on": "dev", "fitted_frames_per_feature": 50.3,
+        "sets": {"test_clean": entry},
+    }  # fmt: skip
     path.write_text(json.dumps(record))
     return path
 
@@ -80,6 +87,8 @@ def test_one_pruning_with_several_targets_is_reported(tmp_path, capsys):
         distances = write_distances(tmp_path / f"exp{target}/distances/distances.json", value)
         options += ["--summary", str(tmp_path / f"{target}.json"), "--distances", str(distances)]
         options += ["--prune_exp", str(tmp_path / "prune")]
+    (tmp_path / "prune").mkdir()
+    (tmp_path / "prune/config.yaml").write_text("model_conf: {projection: true}\n")
     unlabelled_report.main(options)
     printed = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in printed if "test_clean" in line]
@@ -88,10 +97,13 @@ def test_one_pruning_with_several_targets_is_reported(tmp_path, capsys):
     text = (tmp_path / "RESULTS.md").read_text()
     assert "|dense|74.1|0.0 %|94.37 M|768|" in text and "test_clean 7 (1.5 min)" in text
     assert text.count("images/distances.png") == 2
+    assert "(50.3 frames a feature)" in text and "learned by projections" in text
     models = json.loads((tmp_path / "results.json").read_text())["models"]
     assert [model["target_sparsity"] for model in models] == [0.2, 0.4]
     (tmp_path / "exp0.4/distances/distances.json").write_text('{"sets": {"a": {}}}')
-    with pytest.raises(HJPruneError, match=r"has no distances .* rerun stage 7"):
+    with pytest.raises(
+        HJPruneError, match=r"has no distances .*/distances/\.done and rerun stage 7"
+    ):
         unlabelled_report.main(options)
 
 

@@ -96,8 +96,7 @@ class Lesson:
         distance: str = "relative_l2",
         option: str = "distillation.layers",
     ) -> None:
-        last = student.layer if student.layer != -1 else len(student.config.heads)
-        self.layers = list(layers or range(last + 1))
+        self.layers = list(layers or range(student.last_state + 1))
         self.distance = DISTANCES[distance]
         self.places = Resident(teacher_places(student, teacher, layers, source, option))
         self.recorders = [HiddenStateRecorder(upstream) for upstream in (student, teacher)]
@@ -146,7 +145,7 @@ def teacher_places(
         )
     known = {feature: place for place, feature in enumerate(theirs.dense_features)}
     counts = [len(config.heads) for config in (own, theirs)]
-    read = [u.layer if u.layer != -1 else counts[0] for u in (student, teacher)]
+    read = [student.last_state, teacher.last_state]
     if counts[0] != counts[1] or not known.keys() >= set(own.dense_features):
         raise HJPruneError(
             f"the teacher {source} is not the model that the pruned one comes from: it has "

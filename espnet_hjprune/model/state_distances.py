@@ -36,16 +36,16 @@ class StateSums:
     """Sums over frames of one hidden state of a model, in float64; those of a linear regression.
 
     Attributes:
-        difference: squares of the distance on the features that are left.
-        goal: squares of these features of the teacher.
-        squares: squares of all features of the teacher.
+        squared_error: squares of the distance on the features that are left.
+        kept_squares: squares of these features of the teacher.
+        all_squares: squares of all features of the teacher.
         own: ``(width + 1, width + 1)``, products of the model's features and 1 with each other.
         both: ``(width + 1, width of the teacher)``, the same with the teacher's features.
     """
 
-    difference: float = 0.0
-    goal: float = 0.0
-    squares: float = 0.0
+    squared_error: float = 0.0
+    kept_squares: float = 0.0
+    all_squares: float = 0.0
     own: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     both: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
@@ -59,9 +59,9 @@ class StateSums:
         """
         state, goal = state.double(), goal.double()
         kept = goal[:, places]
-        self.difference += (state - kept).square().sum().item()
-        self.goal += kept.square().sum().item()
-        self.squares += goal.square().sum().item()
+        self.squared_error += (state - kept).square().sum().item()
+        self.kept_squares += kept.square().sum().item()
+        self.all_squares += goal.square().sum().item()
         with_one = torch.cat([state, state.new_ones(len(state), 1)], 1)
         self.own = self.own.to(state.device) + with_one.T @ with_one
         self.both = self.both.to(state.device) + with_one.T @ goal
@@ -76,8 +76,8 @@ class StateSums:
     def unexplained(self, linear_map: torch.Tensor) -> float:
         """Share of the variance of the teacher's features that a linear map does not give."""
         frames, total = self.own[-1, -1], self.both[-1]
-        variance = self.squares - total.square().sum() / frames
-        error = self.squares - 2 * (linear_map * self.both).sum()
+        variance = self.all_squares - total.square().sum() / frames
+        error = self.all_squares - 2 * (linear_map * self.both).sum()
         error += (linear_map * (self.own @ linear_map)).sum()
         return float(error / variance)
 
@@ -127,6 +127,12 @@ class StateComparison:
             for layer, state in enumerate(states):
                 sums[layer].add(state[0], goals.states[layer][0], places)
 
+    def frames_per_feature(self, name: str) -> float:
+        """Frames of a set for each feature of the widest model, for linear maps that are fitted."""
+        frames = [float(self._sums[name, model][0].own[-1, -1]) for model in self.models]
+        widths = [model.config.hidden_size for model in self.models.values()]
+        return min(frames) / max(widths)
+
     def distances(self, name: str, model: str, fitted_on: str) -> Distances:
         """Distances of a model on a set; the linear maps are those of another one.
 
@@ -137,7 +143,7 @@ class StateComparison:
         """
         sums, fitted = self._sums[name, model], self._sums[fitted_on, model]
         return Distances(
-            [part.difference / part.goal for part in sums],
+            [part.squared_error / part.kept_squares for part in sums],
             [
                 part.unexplained(other.linear_map())
                 for part, other in zip(sums, fitted, strict=True)

@@ -81,7 +81,7 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
     }
 
 
-def describe(config: EncoderConfig) -> dict[str, Any]:
+def unpruned_summary(config: EncoderConfig) -> dict[str, Any]:
     """What :func:`summarise` says of the encoder before, for one that is not pruned."""
     options = PruningConfig()
     cost = macs_and_params(config, None, options.samples)

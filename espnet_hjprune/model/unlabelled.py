@@ -93,7 +93,7 @@ class StateTeaching(nn.Module):
         self.lesson = Lesson(
             student, teacher, options.layers, source, options.distance, "model_conf.layers"
         )
-        last = student.layer if student.layer != -1 else len(student.config.heads)
+        last = student.last_state
         if max(self.lesson.layers) < last:
             raise HJPruneError(
                 f"model_conf.layers ends at {max(self.lesson.layers)}, but the model is read at "

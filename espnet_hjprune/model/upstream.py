@@ -101,6 +101,11 @@ class SpeechUpstream(nn.Module):
         )
         return read_upstream(options.upstream, options.path_or_url, reading)
 
+    @property
+    def last_state(self) -> int:
+        """Number of the hidden state that is read, 0 being the input of the first layer."""
+        return self.options.layer if self.options.layer != -1 else len(self.config.heads)
+
     def _note_weights(self, *_: Any) -> None:
         """Hook of the encoder's ``load_state_dict``."""
         self.has_weights = True

@@ -135,6 +135,12 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
         raise UsageError(
             "--method none prunes nothing, so that nothing is left to do; give another"
         )
+    if method.name == "none":
+        given = [name for name in ("distill", "uniform") if new[name] == "true"]
+        given += ["seed"] if new["seed"] else []
+        if given:
+            names = ", ".join(f"--{name}" for name in given)
+            raise UsageError(f"--method none prunes nothing; leave {names} out")
     configs = _read_configs(new)
     pruning = _check_configs(new, configs, method)
     _check_upstream(new)
@@ -187,7 +193,7 @@ def _check_values(options: Mapping[str, str]) -> None:
             f"--fs is {options['fs']}, but the upstreams take 16k; audio of other rates is "
             "resampled"
         )
-    for factor in options["speed_perturb_factors"].split():
+    for factor in options.get("speed_perturb_factors", "").split():
         if not _is_duration(factor) or not SLOWEST <= float(factor) <= FASTEST:
             raise UsageError(
                 f"--speed_perturb_factors takes numbers from {SLOWEST} to {FASTEST}, not '{factor}'"
@@ -271,7 +277,7 @@ def _name_data(options: dict[str, str]) -> None:
             tag += options["nbpe"]
         if options["init_ctc"] == "true":
             tag += "_init_ctc"
-    if options["speed_perturb_factors"]:
+    if options.get("speed_perturb_factors"):
         options["train_set"] += "_sp"
         tag += "_sp"
     if options["mini"] == "true":
@@ -311,7 +317,7 @@ def _check_trainings(options: dict[str, str], configs: Mapping[str, dict[str, An
         steps = step_options(configs[f"{part}_config"], training_options(words))
         options[f"{part}_args"] = " ".join(without_max_epoch(words))
         options[f"{part}_max_epoch"] = str(steps["max_epoch"])
-        if part == "prune":
+        if part == "prune" and options["method"] != "none":
             check_ramp(int(options["ramp_epochs"]), int(steps["max_epoch"]))
 
 
@@ -336,14 +342,7 @@ def _check_configs(
     pruning = PruningConfig()
     for name, config in configs.items():
         path = options[name]
-        model = config.get("model")
-        unsaid = name == "compact_config" and model is None
-        if not unsaid and (model == UNLABELLED) == ("train_config" in configs):
-            labels = "without" if model == UNLABELLED else "with"
-            raise HJPruneError(
-                f"{path} (--{name}) is for a training {labels} labels; give a configuration for "
-                "this recipe"
-            )
+        _check_labels(config, path, name, "train_config" in configs)
         # The model makes up for what its final fine-tuning does not say.
         if name == "compact_config" and not plugin_names(config):
             continue
@@ -360,6 +359,24 @@ def _check_configs(
         checked = upstream_options(with_source(config, path, source), path)
         pruning = checked.pruning or pruning
     return pruning
+
+
+def _check_labels(config: Mapping[str, Any], path: str, name: str, has_labels: bool) -> None:
+    """Check that a training is one with labels, or one without and with the recipe's teacher."""
+    model = config.get("model")
+    unsaid = name == "compact_config" and model is None
+    if not unsaid and (model == UNLABELLED) == has_labels:
+        labels = "without" if has_labels else "with"
+        raise HJPruneError(
+            f"{path} (--{name}) is for a training {labels} labels; give a configuration for this "
+            "recipe"
+        )
+    options = config.get("model_conf")
+    if not has_labels and isinstance(options, dict) and {"teacher", "path_or_url"} & set(options):
+        raise HJPruneError(
+            f"{path} has a teacher in model_conf, but this recipe's is the upstream of --upstream; "
+            "remove it"
+        )
 
 
 def _read_configs(options: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ from espnet_hjprune.drawing import (
 )
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.report.results_md import method_name
-from espnet_hjprune.report.unlabelled import MEASURES, MODELS
+from espnet_hjprune.report.unlabelled import MEASURES, MOMENTS
 from espnet_hjprune.training.training_log import TrainingLog
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def plot_distances(distances: Mapping[str, Any], title: str, path: str | Path) -
             for (test_set, part), colour in zip(
                 distances["sets"].items(), cycle(COLOURS), strict=False
             ):
-                for (model, when), line in zip(MODELS.items(), ("--", "-"), strict=True):
+                for (model, when), line in zip(MOMENTS.items(), ("--", "-"), strict=True):
                     values = [100 * value for value in part["models"][model][measure]]
                     label = f"{test_set} {when}"
                     axes.plot(range(len(values)), values, line, color=colour, label=label)

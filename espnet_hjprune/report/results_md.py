@@ -66,7 +66,7 @@ class DecodedModel:
         decode_tag: the directory below it that holds the decoded sets.
         macs: multiply-accumulates of the speech encoder, without the task's head.
         params: parameters of the speech encoder.
-        macs_removed: share of the unpruned model's MACs.
+        macs_removed: share of the unpruned model's MACs; ``None`` where there is no such model.
         scores: counts of errors by type (``wer``, ``cer``, ``ter``) and set.
         alignments: words of every utterance by set.
         decoding: computation and audio of all sets together.
@@ -78,7 +78,7 @@ class DecodedModel:
     decode_tag: str
     macs: float
     params: float
-    macs_removed: float
+    macs_removed: float | None
     scores: dict[str, dict[str, ErrorCounts]]
     alignments: dict[str, Alignments]
     decoding: DecodingTime
@@ -269,12 +269,12 @@ def error_table(scores: dict[str, ErrorCounts], decode_tag: str) -> list[list[st
     return rows
 
 
-def cost_cells(macs: float, removed: float, params: float) -> list[str]:
-    """The cells for MACs, the share of MACs removed (0 to 1), and parameters."""
+def cost_cells(macs: float, removed: float | None, params: float) -> list[str]:
+    """The cells for MACs, the share of MACs removed (0 to 1) if it is known, and parameters."""
     return [
         # Three digits for full-size models and for very small ones alike.
         f"{macs / 1e9:.3g}" if macs < 1e10 else f"{macs / 1e9:.1f}",
-        f"{100 * removed:.1f} %",
+        "-" if removed is None else f"{100 * removed:.1f} %",
         f"{params / 1e6:.2f} M",
     ]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.markdown import markdown_table
 from espnet_hjprune.report.results_json import METHOD_KEYS
@@ -15,14 +16,15 @@ from espnet_hjprune.report.results_md import (
     Image,
     Rows,
     cost_cells,
+    environment,
     environment_section,
     image_links,
     method_name,
     target_table,
 )
 
-# What was compared, as recipe.measure_states calls it in the recipe, and what the report does.
-MODELS = {"compacted": "after compaction", "distilled": "after the second distillation"}
+# Models that were compared, as the recipe calls them, and what the report calls them.
+MOMENTS = {"compacted": "after compaction", "distilled": "after the second distillation"}
 MEASURES = {"relative_l2": "relative L2", "unexplained": "unexplained variance"}
 
 
@@ -34,15 +36,19 @@ class UnlabelledModel:
         name: the method with its target.
         summary: of its compaction.
         distances: what recipe.measure_states wrote of it.
+        projected: whether it learned by projections.
     """
 
     name: str
     summary: Mapping[str, Any]
     distances: Mapping[str, Any]
+    projected: bool
 
 
-def read_unlabelled_model(summary: Mapping[str, Any], distances: Path) -> UnlabelledModel:
-    """A model from the summary of its compaction and the file of its distances.
+def read_unlabelled_model(
+    summary: Mapping[str, Any], distances: Path, prune_exp: Path
+) -> UnlabelledModel:
+    """A model from the summary of its compaction, the file of its distances, and its pruning.
 
     Raises:
         HJPruneError: the file is missing or not what recipe.measure_states writes.
@@ -50,15 +56,19 @@ def read_unlabelled_model(summary: Mapping[str, Any], distances: Path) -> Unlabe
     try:
         found = json.loads(distances.read_text(encoding="utf-8"))
         for part in found["sets"].values():
-            for model in MODELS:
+            for model in MOMENTS:
                 _ = [part["models"][model][measure][-1] for measure in MEASURES]
     except FileNotFoundError:
         raise HJPruneError(f"{distances} does not exist; run stage 7 of the recipe") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise HJPruneError(
-            f"{distances} has no distances ({error!r}); remove it and rerun stage 7"
+            f"{distances} has no distances ({error!r}); remove {distances.parent / '.done'} and "
+            "rerun stage 7"
         ) from None
-    return UnlabelledModel(method_name(summary), summary, found)
+    options = read_config(prune_exp / "config.yaml").get("model_conf") or {}
+    return UnlabelledModel(
+        method_name(summary), summary, found, projected=bool(options.get("projection"))
+    )
 
 
 def cost_table(models: Sequence[UnlabelledModel]) -> Rows:
@@ -80,14 +90,14 @@ def cost_table(models: Sequence[UnlabelledModel]) -> Rows:
 
 def distance_table(models: Sequence[UnlabelledModel]) -> Rows:
     """Return the rows of the table of distances, means over all hidden states, in percent."""
-    header = [f"{name} {when} (%)" for name in MEASURES.values() for when in MODELS.values()]
+    header = [f"{name} {when} (%)" for name in MEASURES.values() for when in MOMENTS.values()]
     rows = [["model", "set", *header]]
     for model in models:
         for name, part in model.distances["sets"].items():
             means = [
-                sum(values := part["models"][when][measure]) / len(values)
+                sum(values := part["models"][model_name][measure]) / len(values)
                 for measure in MEASURES
-                for when in MODELS
+                for model_name in MOMENTS
             ]
             rows.append([model.name, name, *(f"{100 * mean:.2f}" for mean in means)])
     return rows
@@ -117,9 +127,15 @@ def render_unlabelled(
         "Means over all hidden states. Relative L2: squared distance of the features that are "
         "left, over the squares of the dense model's. Unexplained variance: share of the variance "
         "of all features of the dense model that the best linear map of the pruned model's state "
-        f"does not give, fitted to {first['fitted_on']}; it compares models with different "
-        f"features left. Utterances: {counted}.\n",
+        f"does not give, fitted to {first['fitted_on']} "
+        f"({first['fitted_frames_per_feature']:g} frames a feature); it compares models with "
+        f"different features left. Utterances: {counted}.\n",
     ]
+    if any(model.projected for model in models):
+        parts.append(
+            "Models that learned by projections need not have their features where the dense model "
+            "has them: the relative L2 says nothing of them.\n"
+        )
     return "\n".join([*parts, *image_links(images, output)])
 
 
@@ -127,6 +143,8 @@ def unlabelled_record(title: str, models: Sequence[UnlabelledModel]) -> dict[str
     """Collect the figures of RESULTS.md for programs to read."""
     return {
         "title": title,
+        "seconds": float(models[0].summary.get("seconds", 10.0)),
+        "environment": dict(environment()),
         "models": [
             {
                 "name": model.name,

@@ -1,4 +1,4 @@
-# How jobs are run, in all recipes that link this file; sourced by hjprune.sh.
+# How jobs are run, in all recipes that link this file; sourced by hjprune.sh and unlabelled.sh.
 # shellcheck shell=bash disable=SC2034
 
 # A job script is called as "SCRIPT [--gpu N] [JOB=1:N] LOG COMMAND...". Kaldi's queue.pl and

@@ -203,7 +203,8 @@ stage_6() {
 
 # Decoding, scoring and report
 stage_7() {
-    local index exp compared=() part=${task/asr_transducer/asr}
+    local index exp compared=() part=${task/asr_transducer/asr} name=unpruned
+    [ "${method}" != none ] || name=fine-tuned # perhaps of an upstream that was pruned before
     need "${train_exp}/.done" "run stage 3 first"
     for index in "${!compact_exps[@]}"; do
         need "${compact_exps[index]}/.done" "run stage 6 first"
@@ -238,7 +239,7 @@ stage_7() {
     done
     "${python[@]}" -m espnet_hjprune.bin.recipe.report --output "${results_exp}/RESULTS.md" \
         --json "${results_exp}/results.json" ${results_copy:+"${results_copy}"} \
-        --model "unpruned=${train_exp}" "${compared[@]}" --decode_tag "${decode_tag}" \
+        --model "${name}=${train_exp}" "${compared[@]}" --decode_tag "${decode_tag}" \
         --test_sets "${test_sets[@]}" --metric "${metric}" --data_dir "${raw_dir}" \
         --title "$(basename "$(dirname "${PWD}")"): HJ-Pruning of ${upstream_tag}"
     log "The results are ${results_exp}/RESULTS.md, with figures"

@@ -22,9 +22,15 @@ task=${BASH_REMATCH[1]}
 default=asr1
 [ "${task}" != ssl ] || default=ssl1
 other=$(realpath -m "${2:-${egs2}/librispeech_100/${default}}")
-[ ! -e "${target}" ] || die "$1 exists already; remove it, or choose another name"
 [[ -d ${other}/conf && -e ${other}/run.sh ]] ||
     die "${other} has no conf and run.sh; name a recipe to copy them from"
+labels=with
+[ "${task}" != ssl ] || labels=without
+others=with
+! grep -q '^exec \./unlabelled\.sh' "${other}/run.sh" || others=without
+[ "${labels}" = "${others}" ] ||
+    die_of_usage "${other} is a recipe ${others} labels, and $1 would be one ${labels}; name another"
+[ ! -e "${target}" ] || die "$1 exists already; remove it, or choose another name"
 
 # Made aside, so that an interrupted run leaves nothing.
 scratch=${egs2}/.${name}.$$

@@ -28,7 +28,6 @@ Data, of which the audio is used
   --valid_set ""              validation set
   --test_sets ""              sets on which student and teacher are compared, separated by spaces
   --local_data_opts ""        options of local/data.sh
-  --speed_perturb_factors ""  speeds of copies of the training set, such as "0.9 1.0 1.1"
   --audio_format flac         flac, wav or flac.ark
   --fs 16k                    sampling rate
   --min_wav_duration 0.1      shorter training utterances are left out, in seconds
@@ -79,12 +78,13 @@ if [ "${mini}" = true ] && given_after mini_test_sets test_sets; then
 fi
 split_words python
 complete_options "${python[@]}" -m espnet_hjprune.bin.recipe.check_options
-split_words local_data_opts speed_perturb_factors test_sets targets target_epochs prune_args \
+split_words local_data_opts test_sets targets target_epochs prune_args \
     compact_args
 
 # Names of what the stages make
 task=ssl
-audio_only=(--audio_only true)
+speed_perturb_factors=()
+use_audio_alone
 raw_dir=${dumpdir}/raw
 stats_dir=${expdir}/${task}_stats_${dataset_tag}
 data_stamps=("${stats_dir}/"{train,valid}/.done)
@@ -119,30 +119,19 @@ stage_2() {
 
 # prepare_lengths: check the formatted data and write the lengths of the audio.
 prepare_lengths() {
-    local part set
-    "${python[@]}" -m espnet_hjprune.bin.recipe.check_dump --audio_format "${audio_format}" \
-        "${audio_only[@]}" --train_dir "${raw_dir}/"{"${train_set}","${valid_set}"} \
-        --test_dir "${test_sets[@]/#/${raw_dir}/}"
-    for part in train valid; do
-        set=${part}_set
-        if unfinished "${stats_dir}/${part}" "$(data_checksum "${raw_dir}/${!set}")"; then
-            run_job "${stats_dir}/${part}" "${python[@]}" -m espnet_hjprune.bin.recipe.shapes \
-                --data_dir "${raw_dir}/${!set}" --out_dir "${stats_dir}/${part}" \
-                "${audio_only[@]}"
-            finish "${stats_dir}/${part}"
-        fi
-    done
+    check_dumps "${audio_only[@]}"
+    write_shapes "" "${audio_only[@]}"
 }
 
 # The teacher: the dense upstream as a model directory, from which the student starts
 stage_3() {
     local options=(--upstream "${source_upstream}" --upstream_ckpt "${upstream_ckpt}"
-        --normalize_input "${normalize_input}" --trust_checkpoint "${trust_checkpoint}")
+        --normalize_input "${normalize_input}")
     ((stage < 3)) || prepare_lengths # stage 2 did it
     [ -z "${make_upstream}" ] || need "${upstream_ckpt}" "run stage 1 first"
     if unfinished "${teacher_exp}" "${options[*]}" "$(file_stamp "${upstream_ckpt}")"; then
         run_job "${teacher_exp}" "${python[@]}" -m espnet_hjprune.bin.recipe.save_upstream \
-            "${options[@]}" --output_dir "${teacher}"
+            "${options[@]}" --trust_checkpoint "${trust_checkpoint}" --output_dir "${teacher}"
         finish "${teacher_exp}"
     fi
 }
@@ -171,10 +160,9 @@ stage_6() {
 
 # Distances from the teacher, and report
 stage_7() {
-    local index exp set sets=() compared=() device=cpu
-    [ "${ngpu}" -eq 0 ] || device=cuda
+    local index exp set sets=() compared=()
     need "${teacher_exp}/.done" "run stage 3 first"
-    for set in "${valid_set}" "${test_sets[@]}"; do
+    for set in "${train_set}" "${test_sets[@]}"; do
         need "${raw_dir}/${set}/wav.scp" "run stage 2 first"
         sets+=("${set}=${raw_dir}/${set}/wav.scp")
     done
@@ -184,16 +172,14 @@ stage_7() {
         need "${exp}/${compact_model}" "choose another --compact_model"
         compared+=(--prune_exp "${prune_exp}" --summary "${compact_dirs[index]}/summary.json"
             --distances "${exp}/distances/distances.json")
+        [ -e "${exp}/distances/distances.json" ] || rm -f "${exp}/distances/.done"
         if unfinished "${exp}/distances" "${compact_model} ${num_compared}" "${sets[*]}" \
-            "$(checksum "${exp}/.done" "${compact_dirs[index]}/.done")" \
+            "$(checksum "${exp}/.done" "${compact_dirs[index]}/.done" "${teacher_exp}/.done")" \
             "$(for set in "${sets[@]}"; do data_checksum "$(dirname "${set#*=}")"; done)"; then
-            log "Comparing with the teacher: ${compact_dirs[index]} and ${exp}"
             run_job "${exp}/distances" "${python[@]}" -m \
-                espnet_hjprune.bin.recipe.measure_states --teacher "${teacher}" \
-                --model "compacted=${compact_dirs[index]}/model.pth" \
-                --model "distilled=${exp}/${compact_model}" --fit_on "${sets[0]}" \
-                --sets "${sets[@]:1}" --num_utterances "${num_compared}" --device "${device}" \
-                --output "${exp}/distances/distances.json"
+                espnet_hjprune.bin.recipe.save_upstream --model_file "${exp}/${compact_model}" \
+                --output_dir "${exp}/upstream"
+            measure_distances "${compact_dirs[index]}/model.pth" "${exp}"
             finish "${exp}/distances"
         fi
     done
@@ -202,7 +188,29 @@ stage_7() {
         --json "${results_exp}/results.json" ${results_copy:+"${results_copy}"} \
         --title "$(basename "$(dirname "${PWD}")"): HJ-Pruning of ${upstream_tag} without labels"
     log "The results are ${results_exp}/RESULTS.md, with figures"
-    log "Use a model as an upstream: --upstream hj_prune_local --upstream_ckpt ${results_exp}"
+    for exp in "${compact_exps[@]}"; do
+        log "An upstream for any task: --upstream hj_prune_local" \
+            "--upstream_ckpt $(realpath "${exp}/upstream")"
+    done
+}
+
+# measure_distances COMPACTED EXP: compare the model after compaction, and what EXP made of it, with
+# the teacher. The training set is what linear maps are fitted to.
+measure_distances() {
+    local log=$2/distances/measure.log job=()
+    if [ "${ngpu}" -gt 0 ]; then
+        # shellcheck disable=SC2206 # a command with options
+        job=(${cuda_cmd} --gpu 1 "${log}")
+    fi
+    log "Comparing hidden states with the teacher's"
+    run_job "$2/distances" "${job[@]}" "${python[@]}" -m \
+        espnet_hjprune.bin.recipe.measure_states --teacher "${teacher}" \
+        --model "compacted=$1" --model "distilled=$2/${compact_model}" \
+        --fit_on "${sets[0]}" --sets "${sets[@]:1}" --num_utterances "${num_compared}" \
+        --device "$([ "${ngpu}" -gt 0 ] && echo cuda || echo cpu)" \
+        --output "$2/distances/distances.json" && return
+    [ "${ngpu}" -eq 0 ] || die_with_log "${log}"
+    exit 1
 }
 
 titles=("" "Data preparation" "Audio format and lengths" "The teacher" "Gated pruning"

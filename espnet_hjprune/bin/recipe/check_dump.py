@@ -27,11 +27,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--audio_only", choices=("true", "false"), default="false", help="true: no transcripts"
     )
     args = parser.parse_args(argv)
-    for directory in [*args.train_dir, *filter(Path.is_dir, args.test_dir)]:
+    uses = [(directory, True) for directory in args.train_dir]
+    uses += [(directory, False) for directory in args.test_dir if directory.is_dir()]
+    for directory, trains in uses:
         if args.audio_only == "true":
             check_audio_dump(directory, args.audio_format)
         else:
-            check_dump(directory, args.audio_format, trains=directory in args.train_dir)
+            check_dump(directory, args.audio_format, trains)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,10 @@ from espnet_hjprune.data.audio import AudioError, read_mono
 from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.errors import HJPruneError, UsageError
 from espnet_hjprune.progress import progress_bar
+
+# Frames for each feature from which a linear map is fitted well. With fewer it fits the frames too
+# closely, and the variance that it leaves elsewhere is too high, by one in so many or more.
+ENOUGH_FRAMES = 20
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -29,7 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="weights of a model that comes from it, with config.yaml beside them",
     )
     parser.add_argument(
-        "--fit_on", required=True, metavar="SET=WAV_SCP", help="audio for linear maps between them"
+        "--fit_on", required=True, metavar="SET=WAV_SCP", help="audio to fit linear maps to"
     )
     parser.add_argument(
         "--sets", nargs="+", required=True, metavar="SET=WAV_SCP", help="audio to compare on"
@@ -81,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import torch
 
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise HJPruneError("--device cuda: torch finds no GPU here; give --device cpu")
+
     from espnet_hjprune.model.loading import load_trained_upstream, load_upstream
     from espnet_hjprune.model.state_distances import StateComparison
     from espnet_hjprune.model.upstream_options import OWN_NAME
@@ -100,9 +108,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise HJPruneError(f"{error}; correct the wav.scp of {name}") from None
         seconds[name] += len(wave) / SAMPLE_RATE
         comparison.add(name, wave.to(args.device))
+    frames = comparison.frames_per_feature(fitted_on)
+    if frames < ENOUGH_FRAMES:
+        logging.warning(
+            "The unexplained variance is too high: linear maps were fitted to %.1f frames of %s "
+            "for each feature, fewer than %d; compare on more utterances",
+            frames,
+            fitted_on,
+            ENOUGH_FRAMES,
+        )
     record = {
         "teacher": args.teacher,
         "fitted_on": fitted_on,
+        "fitted_frames_per_feature": round(frames, 1),
         "sets": {
             name: {
                 "utterances": len(chosen[name]),

@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         save_random_checkpoint(config, family, str(start), args.seed)
         has_transcript = (args.data_dir / "transcript").is_file()
         text = args.text or ("transcript" if has_transcript else "text")
+        logging.info("The words are those of %s", args.data_dir / text)
         training = PretrainConfig(epochs=args.epochs, seed=args.seed)
         upstream = f"{family}_local"
         loss = pretrain(upstream, start, args.output, args.data_dir, text, training)

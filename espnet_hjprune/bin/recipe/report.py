@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from espnet_hjprune.report.results_md import (
     render,
     target_table,
 )
-from espnet_hjprune.training.training_log import read_training_log
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -76,16 +76,17 @@ def _name_and_exp(model: str) -> tuple[str, Path]:
     return name, Path(exp_dir)
 
 
-def describe_dense(config: Path) -> dict[str, Any]:
-    """What the summary of a compaction says of the model before it, for one without a compaction.
+def summarise_dense(config: Path) -> dict[str, Any]:
+    """What the summary of a compaction says of the dense model, where nothing was compacted.
 
     Raises:
         HJPruneError: the file does not describe an architecture.
     """
+    # Imported here, as they take torch.
     from espnet_hjprune.model.espnet_config import read_architecture
-    from espnet_hjprune.model.summary import describe
+    from espnet_hjprune.model.summary import unpruned_summary
 
-    return describe(read_architecture(config))
+    return unpruned_summary(read_architecture(config))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         references = {test_set: args.data_dir / test_set / "text" for test_set in test_sets}
     summaries = [read_summary(path) for path in args.summary]
     named = [_name_and_exp(model) for model in args.model]
-    dense = summaries[0] if summaries else describe_dense(named[0][1] / "config.yaml")
+    dense = summaries[0] if summaries else summarise_dense(named[0][1] / "config.yaml")
     named[1:] = [
         (method_name(summary) if name == "auto" else name, exp_dir)
         for (name, exp_dir), summary in zip(named[1:], summaries, strict=True)
@@ -121,28 +122,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         read_model(name, exp_dir, args.decode_tag, test_sets, summary, size, references)
         for (name, exp_dir), (summary, size) in zip(named, sizes, strict=True)
     ]
+    if not summaries:
+        models = [replace(model, macs_removed=None) for model in models]
     metric = METRICS[args.metric]
     comparison = comparison_section(models, metric)
 
-    from espnet_hjprune.report import figures  # after the checks: matplotlib takes a second
+    # After the checks: matplotlib takes a second.
+    from espnet_hjprune.report import figures
+    from espnet_hjprune.report.pruning_images import pruning_images
 
     images: list[Image] = []
     # One training may have given several models.
     last = dict(zip(args.prune_exp, summaries, strict=True))
     for model, summary, prune_exp in zip(models[1:], summaries, args.prune_exp, strict=True):
+        trained = prune_exp if summary is last[prune_exp] else None
         figures.plot_architecture(summary, prune_exp / "images" / "architecture.png")
-        path = figures.plot_architecture(summary, model.exp_dir / "images" / "architecture.png")
-        images.append(Image(f"Architecture of {model.name}", path))
-        if summary is not last[prune_exp]:
-            continue
-        try:
-            log = read_training_log(prune_exp)
-            title = f"{method_name(summary)}: pruning"
-            path = figures.plot_pruning(log, title, prune_exp / "images" / "pruning.png")
-            images.append(Image(f"Pruning of {model.name}", path))
-        except HJPruneError as error:
-            # The scores do not depend on the training log, which a user may have removed.
-            logging.warning("no figure of the pruning: %s", error)
+        images += pruning_images(model.name, summary, model.exp_dir, trained)
     for model in models:
         for test_set, confusion in model.confusions.items():
             path = model.exp_dir / "images" / f"confusion_{test_set}.png"
@@ -150,9 +145,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             figures.plot_confusion(confusion, title, path)
             images.append(Image(f"Confusion of {model.name} on {test_set}", path))
     if summaries:
+        values = [{s: metric.value(c) for s, c in m.scores["wer"].items()} for m in models]
         points = [
-            (m.name, m.macs_removed, {s: metric.value(c) for s, c in m.scores["wer"].items()})
-            for m in models
+            (m.name, m.macs_removed or 0.0, of_sets)
+            for m, of_sets in zip(models, values, strict=True)
         ]
         title = f"{metric.name} against MACs removed"
         path = models[-1].exp_dir / "images" / "tradeoff.png"

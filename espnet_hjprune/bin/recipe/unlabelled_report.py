@@ -10,7 +10,7 @@ from pathlib import Path
 
 from espnet_hjprune.atomic import write_text
 from espnet_hjprune.bin.cli import run_command
-from espnet_hjprune.errors import HJPruneError, UsageError
+from espnet_hjprune.errors import UsageError
 from espnet_hjprune.report.results_md import Image, plain_table, read_summary
 from espnet_hjprune.report.unlabelled import (
     cost_table,
@@ -19,7 +19,6 @@ from espnet_hjprune.report.unlabelled import (
     render_unlabelled,
     unlabelled_record,
 )
-from espnet_hjprune.training.training_log import read_training_log
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -51,33 +50,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not len(args.prune_exp) == len(args.summary) == len(args.distances):
         raise UsageError("--prune_exp, --summary and --distances are given once for each model")
     models = [
-        read_unlabelled_model(read_summary(summary), distances)
-        for summary, distances in zip(args.summary, args.distances, strict=True)
+        read_unlabelled_model(read_summary(summary), distances, prune_exp)
+        for summary, distances, prune_exp in zip(
+            args.summary, args.distances, args.prune_exp, strict=True
+        )
     ]
 
-    from espnet_hjprune.report import figures  # after the checks: matplotlib takes a second
+    # After the checks: matplotlib takes a second.
+    from espnet_hjprune.report import figures
+    from espnet_hjprune.report.pruning_images import pruning_images
 
     images: list[Image] = []
     # One training may have given several models.
     last = dict(zip(args.prune_exp, models, strict=True))
     for model, prune_exp, distances in zip(models, args.prune_exp, args.distances, strict=True):
-        directory = distances.parents[1] / "images"
-        path = figures.plot_architecture(model.summary, directory / "architecture.png")
-        images.append(Image(f"Architecture of {model.name}", path))
-        path = figures.plot_distances(
-            model.distances, f"{model.name}: distance", directory / "distances.png"
-        )
+        exp_dir = distances.parents[1]
+        trained = prune_exp if model is last[prune_exp] else None
+        images += pruning_images(model.name, model.summary, exp_dir, trained)
+        path = exp_dir / "images" / "distances.png"
+        title = f"{model.name}: distance from the dense model"
+        path = figures.plot_distances(model.distances, title, path)
         images.append(Image(f"Distances of {model.name}", path))
-        if model is not last[prune_exp]:
-            continue
-        try:
-            log = read_training_log(prune_exp)
-            title = f"{model.name}: pruning"
-            path = figures.plot_pruning(log, title, prune_exp / "images" / "pruning.png")
-            images.append(Image(f"Pruning of {model.name}", path))
-        except HJPruneError as error:
-            # The distances do not depend on the training log, which a user may have removed.
-            logging.warning("no figure of the pruning: %s", error)
     write_text(args.output, render_unlabelled(args.title, models, images, args.output))
     record = json.dumps(unlabelled_record(args.title, models), indent=2) + "\n"
     for path in args.json:

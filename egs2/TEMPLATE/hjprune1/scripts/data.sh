@@ -1,10 +1,16 @@
 # Data directories and formatted data, which stages 1 and 2 make.
 # To be sourced after utils/common.sh, scripts/jobs.sh and scripts/stamps.sh; the options of the
 # script and the names that it makes must be set.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154 # the scripts have the options and use what is set
 
-# Options where transcripts and speakers are not used: (--audio_only true).
+# Options where transcripts and speakers are not used: see use_audio_alone.
 audio_only=()
+
+# Read no table of a data directory but those on audio.
+use_audio_alone() {
+    audio_only=(--audio_only true)
+    data_tables=(wav.scp segments utt2num_samples)
+}
 
 # Make data/ by local/data.sh, and the mini upstream if there is one.
 prepare_data() {
@@ -59,6 +65,28 @@ format_sets() {
                 --in_dir "data/${set}" --out_dir "${raw_dir}/${set}" --fs "${fs}" \
                 --audio_format "${audio_format}" --nj "${nj}" "${limits[@]}"
             finish "${raw_dir}/.${set}"
+        fi
+    done
+}
+
+# check_dumps OPTION...: check the formatted data, which ESPnet's own recipe may have made.
+check_dumps() {
+    "${python[@]}" -m espnet_hjprune.bin.recipe.check_dump --audio_format "${audio_format}" "$@" \
+        --train_dir "${raw_dir}/"{"${train_set}","${valid_set}"} \
+        --test_dir "${test_sets[@]/#/${raw_dir}/}"
+}
+
+# write_shapes INPUT OPTION...: write the lengths of training and validation set; INPUT is what they
+# depend on beside the data.
+write_shapes() {
+    local part set input=$1
+    shift
+    for part in train valid; do
+        set=${part}_set
+        if unfinished "${stats_dir}/${part}" "${input}" "$(data_checksum "${raw_dir}/${!set}")"; then
+            run_job "${stats_dir}/${part}" "${python[@]}" -m espnet_hjprune.bin.recipe.shapes \
+                --data_dir "${raw_dir}/${!set}" --out_dir "${stats_dir}/${part}" "$@"
+            finish "${stats_dir}/${part}"
         fi
     done
 }

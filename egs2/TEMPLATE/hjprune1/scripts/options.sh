@@ -1,4 +1,4 @@
-# The options of hjprune.sh are checked and completed in Python (espnet_hjprune/recipe/options.py).
+# The options of hjprune.sh and unlabelled.sh are checked and completed in Python (espnet_hjprune/recipe/options.py).
 # To be sourced after utils/common.sh.
 # shellcheck shell=bash disable=SC2154 # option_names is set by define_options
 

@@ -83,11 +83,14 @@ file_stamp() {
     fi
 }
 
-# data_checksum DIR: changes when a data directory does, or audio that it lists.
+# Tables of a data directory that are read.
+data_tables=(wav.scp segments text utt2spk transcript utt2num_samples)
+
+# data_checksum DIR: changes when what is read of a data directory does, or audio that it lists.
 data_checksum() {
     local file
     {
-        for file in wav.scp segments text utt2spk transcript utt2num_samples; do
+        for file in "${data_tables[@]}"; do
             [ ! -e "$1/${file}" ] || cat "$1/${file}"
         done
         # What is missing is reported where it is read. Archives are listed as FILE:OFFSET.

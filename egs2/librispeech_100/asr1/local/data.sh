@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Data directories of LibriSpeech: data/{train_clean_100,dev_clean,dev_other,test_clean,test_other}
 # and data/dev, the validation set; of TED-LIUM, where there is one, data/test_tedlium. Run it in
-# egs2/librispeech_100/asr1.
+# egs2/librispeech_100/asr1 or ssl1.
 # shellcheck disable=SC2154 # the options are set by their table
 set -euo pipefail
 
