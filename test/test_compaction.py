@@ -19,13 +19,11 @@ from models import (
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.nn.gate_values import FeatureGate, GateValues
-from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.config import UNITS, PruningConfig
 from espnet_hjprune.pruning.cost import config_counts
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.pruning.slicing import compact_encoder
 from espnet_hjprune.upstream import architecture
-
-ALL_UNITS = ["conv", "head", "ffn", "hidden"]
 
 
 def difference(encoder, gates, wave, lengths):
@@ -68,7 +66,7 @@ def double_difference(encoder, gates, wave, lengths):
 @given(
     style=st.sampled_from(["base", "large"]),
     family=st.sampled_from(FAMILIES),
-    units=st.lists(st.sampled_from(ALL_UNITS), min_size=1, unique=True),
+    units=st.lists(st.sampled_from(UNITS), min_size=1, unique=True),
     seed=st.integers(0, 10_000),
     target=st.floats(0.01, 0.3),
 )

@@ -18,7 +18,7 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import ConvLayerConfig, EncoderConfig, PositionalConfig
 from espnet_hjprune.nn.feature_extractor import FeatureExtractor
 from espnet_hjprune.nn.gate_values import NO_GATES
-from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.config import DEFAULT_UNITS, UNITS, PruningConfig
 from espnet_hjprune.pruning.cost import UnitCounts, config_counts, encoder_cost
 from espnet_hjprune.pruning.gates import GateSet
 from espnet_hjprune.pruning.quadratic import counts_from_flat
@@ -112,10 +112,19 @@ def tiny_config() -> EncoderConfig:
     )
 
 
+@pytest.mark.parametrize(
+    "units",
+    [
+        DEFAULT_UNITS,
+        UNITS,
+        ["conv", "attention_layer", "ffn_layer", "hidden"],
+        ["conv", "head", "ffn_layer", "hidden"],
+    ],
+)
 @pytest.mark.parametrize("kind", ["macs", "params"])
-def test_expected_cost_by_enumeration(kind):
+def test_expected_cost_by_enumeration(kind, units):
     config = tiny_config()
-    gates = GateSet(config, PruningConfig(target_sparsity=0.1)).double()
+    gates = GateSet(config, PruningConfig(units=list(units), target_sparsity=0.1)).double()
     torch.manual_seed(3)
     with torch.no_grad():
         gates.log_alpha.normal_(-1.0, 1.5)
@@ -125,7 +134,10 @@ def test_expected_cost_by_enumeration(kind):
         weight = 1.0
         for is_open, p in zip(pattern, probability, strict=True):
             weight *= p if is_open else 1 - p
-        kept = {g.unit + str(g.layer): sum(pattern[g.slice]) for g in gates.groups}
+        kept = {"head0": 2, "ffn0": 2}
+        kept |= {g.unit + str(g.layer): sum(pattern[g.slice]) for g in gates.groups}
+        kept["head0"] *= kept.get("attention_layer0", 1)
+        kept["ffn0"] *= kept.get("ffn_layer0", 1)
         hidden = pattern[gates.groups[-1].slice]
         counts = UnitCounts(
             conv=[kept["conv0"], kept["conv1"]],

@@ -89,6 +89,6 @@ def check_uniform(config: EncoderConfig) -> None:
 
 
 def _alone(index: int, group: GateGroup, options: PruningConfig) -> Block:
-    step = options.alignment if group.unit != "head" else 1
+    step = options.alignment if group.unit in ("conv", "ffn", "hidden") else 1
     fewest = min(step, group.size) if group.minimum else 0
     return Block((index,), (1,), frozenset({group.unit}), group.size, step, fewest)

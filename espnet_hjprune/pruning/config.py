@@ -11,12 +11,24 @@ from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.options import build_dataclass, read_flag, read_number
 from espnet_hjprune.target import Target, TargetLike
 
-UNITS = ("conv", "head", "ffn", "hidden")
+# Kinds of units that can be gated, in the order of their gates; the hidden size is the last one.
+UNITS = ("conv", "head", "ffn", "attention_layer", "ffn_layer", "hidden")
+# Those of the paper.
+DEFAULT_UNITS = ("conv", "head", "ffn", "hidden")
+# A gate of a whole layer's attention or FFN, and the units that are inside of it.
+LAYER_UNITS = {"attention_layer": "head", "ffn_layer": "ffn"}
 CRITERIA = ("macs", "size", "sepsize")
 STEPS = ("ramp_steps", "hold_steps", "rise_steps")
 # Probabilities with which the gates do not change what a trained model has learned: its loss stays
 # within 5 %. Channels and hidden size are in the way of everything and need more than the others.
-INITIAL_KEEP = {"conv": 0.99999, "head": 0.9995, "ffn": 0.9995, "hidden": 0.99999}
+INITIAL_KEEP = {
+    "conv": 0.99999,
+    "head": 0.9995,
+    "ffn": 0.9995,
+    "attention_layer": 0.9995,
+    "ffn_layer": 0.9995,
+    "hidden": 0.99999,
+}
 
 
 @dataclass
@@ -25,7 +37,9 @@ class PruningConfig:
 
     Attributes:
         units: gated unit kinds: ``conv`` channels, attention ``head``s, ``ffn`` units, ``hidden``
-            size. None of them, with a target of 0, trains on without pruning: the control.
+            size; with ``attention_layer`` and ``ffn_layer`` also all heads of a layer together, and
+            all its FFN units. None of them, with a target of 0, trains on without pruning: the
+            control.
         criterion: ``macs`` and ``size`` (parameters) of the whole encoder, or ``sepsize``, the
             parameters of CNN and Transformer apart (paper Eq. 9).
         target_sparsity: share of the cost to remove; for ``sepsize`` a mapping with ``cnn`` and
@@ -53,7 +67,7 @@ class PruningConfig:
             hidden size that is the heads' together, so that stock classes can hold it.
     """
 
-    units: list[str] = field(default_factory=lambda: list(UNITS))
+    units: list[str] = field(default_factory=lambda: list(DEFAULT_UNITS))
     criterion: str = "macs"
     target_sparsity: TargetLike = 0.4
     earlier_targets: list[TargetLike] = field(default_factory=list)
@@ -106,6 +120,11 @@ class PruningConfig:
             raise HJPruneError(
                 "pruning.uniform keeps the hidden size equal to that of all heads together; put "
                 "both head and hidden into pruning.units, or neither"
+            )
+        if self.uniform and not LAYER_UNITS.keys().isdisjoint(self.units):
+            raise HJPruneError(
+                f"pruning.uniform keeps all layers alike, so that none can be closed; leave "
+                f"{' and '.join(LAYER_UNITS)} out of pruning.units"
             )
         self._check_initial_keep()
         if self.round_to != "auto" and not (isinstance(self.round_to, int) and self.round_to > 0):

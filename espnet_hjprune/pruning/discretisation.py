@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from espnet_hjprune.pruning.blocks import Block, blocks
+from espnet_hjprune.pruning.config import LAYER_UNITS
 from espnet_hjprune.pruning.cost import UnitCounts, config_counts
 from espnet_hjprune.pruning.gates import GateGroup, GateSet
 from espnet_hjprune.pruning.hard_concrete import open_threshold
@@ -26,7 +27,9 @@ class Discretiser:
     Every group keeps its most probable units, as many as expected. What rounding (and training)
     left between the counted cost and the target is closed globally: one shift of all log-odds,
     found by bisection, brings the cost just under the target, then single units are added back,
-    the most probable first, as long as they fit. Groups of one block keep equally many.
+    the most probable first, as long as they fit. Groups of one block keep equally many. Where whole
+    layers have gates, they are rounded in the same way, and what is inside of a closed layer goes
+    with it.
     """
 
     def __init__(self, gates: GateSet) -> None:
@@ -40,6 +43,12 @@ class Discretiser:
         self.order = [self._order(group) for group in self.groups]
         self.blocks = blocks(self.groups, self.config, self.options)
         self.kept = [group.size for group in self.groups]
+        # Places of the groups of whole layers by the kind of unit that is inside.
+        self.layers = {
+            LAYER_UNITS[group.unit]: index
+            for index, group in enumerate(self.groups)
+            if group.unit in LAYER_UNITS
+        }
 
     def _order(self, group: GateGroup) -> np.ndarray:
         """Places of a group's units in the order in which they are kept."""
@@ -66,12 +75,20 @@ class Discretiser:
             self._meet(measure, (1 - target) * measure.dense)
         keep = np.zeros(len(self.log_odds), dtype=bool)
         for group, order, count in zip(self.groups, self.order, self.kept, strict=True):
-            keep[group.start + order[:count]] = True
+            keep[group.start + order[:count]] = not self._is_closed(group)
         return torch.from_numpy(keep)
+
+    def _is_closed(self, group: GateGroup) -> bool:
+        """Whether the units of a group are inside of a layer that is closed."""
+        index = self.layers.get(group.unit)
+        return index is not None and group.layer in self.order[index][self.kept[index] :]
 
     def counts(self) -> UnitCounts:
         """The currently kept units."""
         counts = config_counts(self.config)
+        for unit, index in self.layers.items():
+            for layer in self.order[index][self.kept[index] :]:
+                getattr(counts, unit)[layer] = 0
         for group, order, kept in zip(self.groups, self.order, self.kept, strict=True):
             if group.unit == "hidden":
                 counts.hidden = kept
@@ -80,7 +97,7 @@ class Discretiser:
                     minlength=len(self.config.positional.group_widths),
                 )
                 counts.positional_pairs = int((widths.astype(np.int64) ** 2).sum())
-            else:
+            elif group.unit not in LAYER_UNITS and not self._is_closed(group):
                 getattr(counts, group.unit)[group.layer] = kept
         return counts
 
@@ -163,7 +180,9 @@ class Discretiser:
         while open_to:
             candidates = []
             for block in open_to:
-                if self.kept[block.groups[0]] < block.size * block.shares[0]:
+                first = self.groups[block.groups[0]]
+                full = self.kept[block.groups[0]] >= block.size * block.shares[0]
+                if not full and not self._is_closed(first):
                     candidates.append((-self._next_log_odds(block), block.groups[0], block))
             open_to = {block for *_, block in candidates}
             for *_, block in sorted(candidates, key=lambda candidate: candidate[:2]):

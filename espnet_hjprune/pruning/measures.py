@@ -8,7 +8,7 @@ from typing import Literal
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.pruning.blocks import check_uniform, head_step
-from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.config import LAYER_UNITS, PruningConfig
 from espnet_hjprune.pruning.cost import (
     Count,
     UnitCounts,
@@ -17,7 +17,10 @@ from espnet_hjprune.pruning.cost import (
 )
 from espnet_hjprune.target import PARTS, SEPARATE, Part
 
-PART_UNITS = {"cnn": ("conv",), "transformer": ("head", "ffn", "hidden")}
+PART_UNITS = {
+    "cnn": ("conv",),
+    "transformer": ("head", "ffn", "attention_layer", "ffn_layer", "hidden"),
+}
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,9 @@ def smallest_counts(config: EncoderConfig, options: PruningConfig) -> UnitCounts
     counts = config_counts(config)
     if "conv" in units:
         counts.conv = [min(step, channels) for channels in counts.conv]
-    if "head" in units:
-        counts.head = [0] * len(counts.head)
-    if "ffn" in units:
-        counts.ffn = [0] * len(counts.ffn)
+    for layer, inside in LAYER_UNITS.items():
+        if layer in units or inside in units:
+            setattr(counts, inside, [0] * len(getattr(counts, inside)))
     if "hidden" in units:
         counts.hidden = min(step, config.hidden_size)
         # Spread over the groups of the positional convolution, which is where they cost least.

@@ -10,7 +10,7 @@ from typing import Any
 
 from espnet_hjprune.errors import HJPruneError, UsageError
 from espnet_hjprune.model.espnet_config import plugin_options
-from espnet_hjprune.pruning.config import UNITS, PruningConfig
+from espnet_hjprune.pruning.config import DEFAULT_UNITS, UNITS, PruningConfig
 from espnet_hjprune.target import SEPARATE, Target, parse_targets
 
 # Method and the criterion that it sets; `transformer`, the paper's baseline, gates no channels, and
@@ -25,7 +25,7 @@ METHODS = {
     "none": "macs",
 }
 UNPRUNED = ("dense", "none")
-TRANSFORMER_UNITS = [unit for unit in UNITS if unit != "conv"]
+TRANSFORMER_UNITS = [unit for unit in DEFAULT_UNITS if unit != "conv"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Method:
         if self.units:
             pruning["units"] = list(self.units)
         if self.name == "transformer":
-            units = pruning.get("units", list(UNITS))
+            units = pruning.get("units", list(DEFAULT_UNITS))
             pruning["units"] = [unit for unit in units if unit != "conv"]
         if self.name in UNPRUNED:
             pruning["units"] = []
