@@ -10,7 +10,7 @@ from models import attached, random_pruner, small_config
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.pruning import hard_concrete
-from espnet_hjprune.pruning.config import INITIAL_KEEP, PruningConfig
+from espnet_hjprune.pruning.config import INITIAL_KEEP, UNITS, PruningConfig
 from espnet_hjprune.pruning.gates import GateSet
 from espnet_hjprune.pruning.optimizer import attach
 
@@ -95,6 +95,22 @@ def test_evaluation_gates_follow_log_alpha():
     assert not torch.equal(after.conv[0].value, pruner().conv[0].value)
 
 
+@pytest.mark.parametrize("inside", [["head", "ffn"], ["ffn"], []])
+def test_gates_of_whole_layers_multiply_those_inside(inside):
+    units = ["conv", *inside, "attention_layer", "ffn_layer"]
+    gates = GateSet(small_config(), PruningConfig(units=units, target_sparsity=0.1))
+    flat = torch.linspace(0.1, 1.0, len(gates.log_alpha))
+    parts = {(group.unit, group.layer): flat[group.slice] for group in gates.groups}
+    values = gates.values(flat)
+    sizes = {"head": 4, "ffn": 96}
+    for unit, layers in (("head", "attention_layer"), ("ffn", "ffn_layer")):
+        for layer in range(3):
+            own = parts.get((unit, layer), torch.ones(sizes[unit]))
+            expected = own * parts[layers, 0][layer]
+            assert torch.equal(getattr(values, unit)[layer], expected)
+    assert torch.equal(values.conv[0].value, parts["conv", 0])
+
+
 def test_training_gates_are_random_and_evaluation_gates_are_not():
     pruner = random_pruner(small_config(), target_sparsity=0.5)
     assert torch.equal(pruner().ffn[0], pruner().ffn[0])
@@ -131,6 +147,7 @@ def test_training_gates_are_random_and_evaluation_gates_are_not():
         ({"stretch": [0.0, 1.0]}, "stretch"),
         ({"stretch": 0.1}, "stretch is 0.1"),
         ({"round_to": 0}, "round_to"),
+        ({"units": list(UNITS), "uniform": True}, "leave attention_layer and ffn_layer out"),
         ({"ramp_step": 10}, "no option ramp_step"),
     ],
 )
