@@ -175,16 +175,22 @@ class Discretiser:
         return low
 
     def _fill(self, members: list[Block], budget: float, cost: Callable[[], int]) -> None:
-        """Add the most probable closed units back while the cost stays within ``budget``."""
+        """Add the most probable closed units back while the cost stays within ``budget``.
+
+        A closed layer comes back empty, and then gets its most probable units one by one.
+        """
+        for block in members:
+            if self._is_closed(self.groups[block.groups[0]]):
+                self._keep(block, 0)
         open_to = set(members)
         while open_to:
-            candidates = []
-            for block in open_to:
-                first = self.groups[block.groups[0]]
-                full = self.kept[block.groups[0]] >= block.size * block.shares[0]
-                if not full and not self._is_closed(first):
-                    candidates.append((-self._next_log_odds(block), block.groups[0], block))
-            open_to = {block for *_, block in candidates}
+            # What is inside of a closed layer waits for its layer.
+            candidates = [
+                (-self._next_log_odds(block), block.groups[0], block)
+                for block in open_to
+                if self.kept[block.groups[0]] < block.size * block.shares[0]
+                and not self._is_closed(self.groups[block.groups[0]])
+            ]
             for *_, block in sorted(candidates, key=lambda candidate: candidate[:2]):
                 before = self.kept[block.groups[0]] // block.shares[0]
                 self._keep(block, min(before + block.step, block.size))
