@@ -18,6 +18,7 @@ from espnet_hjprune.model.upstream_options import OWN_NAME, UpstreamOptions
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.nn.fusion import check_compiler
+from espnet_hjprune.nn.gate_values import GateValues
 from espnet_hjprune.nn.windows import Windows
 from espnet_hjprune.pruning.config import PruningConfig
 from espnet_hjprune.pruning.pruner import Pruner
@@ -82,6 +83,7 @@ class SpeechUpstream(nn.Module):
             nn.Parameter(torch.zeros(layers)) if options.multilayer_feature else None
         )
         self.pruner: Pruner | None = None
+        self._held: GateValues | None = None
         if options.pruning is not None:
             self.add_gates(options.pruning)
 
@@ -135,6 +137,15 @@ class SpeechUpstream(nn.Module):
             yield
         finally:
             self.pruner = pruner
+
+    @contextmanager
+    def gates_held_at(self, values: GateValues) -> Iterator[None]:
+        """Let the encoder run with these gates, whether it has some of its own or not."""
+        before, self._held = self._held, values
+        try:
+            yield
+        finally:
+            self._held = before
 
     def compile_encoder(self, **options: Any) -> None:
         """Let ``torch.compile`` make the encoder's parts, which takes minutes at the first step.
@@ -205,7 +216,7 @@ class SpeechUpstream(nn.Module):
             raise HJPruneError(
                 f"hj_prune takes single-channel audio, not a batch of shape {tuple(wave.shape)}"
             )
-        gates = self.pruner() if self.pruner is not None else None
+        gates = self.pruner() if self.pruner is not None and self._held is None else self._held
         all_states = self.layer != -1 or self.layer_weights is not None
         states, frames = self.encoder(wave, lengths, gates, all_states, batch_invariant, windows)
         if self.layer_weights is not None:

@@ -84,16 +84,13 @@ def _reader_norms(group: GateGroup, encoder: SpeechEncoder) -> torch.Tensor:
     """Norms ``(units,)`` of the weights that read the units of a group."""
     layers = encoder.transformer.transformer_layers()
     if group.unit == "conv":
-        convs = encoder.feature_extractor.layers
-        last = group.layer + 1 == len(convs)
-        weight = (
-            encoder.feature_projection.linear.weight if last else convs[group.layer + 1].conv.weight
-        )
-        return _norms(weight, 1, group.size)
+        weights = [layer.conv.weight for layer in encoder.feature_extractor.conv_layers()]
+        weights.append(encoder.feature_projection.linear.weight)
+        return _norms(weights[group.layer + 1], group.size)
     if group.unit == "head":
-        return _norms(layers[group.layer].attention.out.weight, 1, group.size)
+        return _norms(layers[group.layer].attention.out.weight, group.size)
     if group.unit == "ffn":
-        return _norms(layers[group.layer].ffn.fc2.weight, 1, group.size)
+        return _norms(layers[group.layer].ffn.fc2.weight, group.size)
     if group.unit == "attention_layer":
         return torch.stack([layer.attention.out.weight.double().norm() for layer in layers])
     if group.unit == "ffn_layer":
@@ -101,13 +98,15 @@ def _reader_norms(group: GateGroup, encoder: SpeechEncoder) -> torch.Tensor:
     readers = [
         weight for layer in layers for weight in (layer.attention.qkv.weight, layer.ffn.fc1.weight)
     ]
-    return torch.stack([_norms(weight, 1, group.size).square() for weight in readers]).sum(0).sqrt()
+    squares = torch.stack([_norms(weight, group.size).square() for weight in readers])
+    return squares.sum(0).sqrt()
 
 
-def _norms(weight: torch.Tensor, dim: int, units: int) -> torch.Tensor:
-    """Norms of the parts of a weight that belong to each of so many units along a dimension."""
-    parts = weight.double().movedim(dim, 0).reshape(units, -1)
-    return parts.norm(dim=1)
+def _norms(weight: torch.Tensor, units: int) -> torch.Tensor:
+    """Norms of the parts of a weight ``(out, in, ...)`` by which it reads so many units."""
+    parts = weight.double().movedim(1, 0).reshape(units, -1)
+    norms: torch.Tensor = torch.linalg.vector_norm(parts, dim=1)
+    return norms
 
 
 def unit_savings(pruner: Pruner) -> torch.Tensor:
