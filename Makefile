@@ -17,7 +17,7 @@ help:
 	@echo "make demo   prune a small model on a synthetic corpus; DEMO_OPTS='--ngpu 1' adds options"
 	@echo "make test   check the style and run the tests; PYTEST_OPTS='-k tokens' adds options"
 	@echo "make test-killed       kill a recipe at 20 moments and compare what a second run makes (30 min)"
-	@echo "make test-recipes      run recipes to their ends: TED-LIUM 2, Kaldi's data, a sweep, the guide's (10 min)"
+	@echo "make test-recipes      run recipes to their ends: TED-LIUM 2, SLURP, Kaldi's data, a sweep, the guide's (12 min)"
 	@echo "make test-untidy       format 5000 odd data directories (10 min)"
 	@echo "make test-environment  run a recipe in a path with blanks, without a home directory (10 min)"
 	@echo "make test-newer-torch  compare upstreams under a newer torch (3 GB more to install)"
@@ -46,7 +46,7 @@ test-killed: setup
 test-recipes: setup
 	$(BIN)/python3 -m pytest -m slow --numprocesses 2 --dist load test/test_add_a_recipe.py \
 		test/test_recipe_end_to_end.py test/test_recipe_kaldi_data.py \
-		test/test_recipe_tedlium2_end_to_end.py $(PYTEST_OPTS)
+		test/test_recipe_slurp_end_to_end.py test/test_recipe_tedlium2_end_to_end.py $(PYTEST_OPTS)
 
 test-untidy: setup
 	$(BIN)/python3 -m pytest -m slow test/test_untidy_data.py $(PYTEST_OPTS)
@@ -62,4 +62,4 @@ gpu-figures: setup
 
 clean:
 	rm -rf tools/venv tools/src tools/setup.done
-	rm -rf egs2/*/asr1/data egs2/*/asr1/dump egs2/*/asr1/exp egs2/*/asr1/downloads/mini
+	rm -rf egs2/*/*1/data egs2/*/*1/dump egs2/*/*1/exp egs2/*/*1/downloads/mini

@@ -11,7 +11,7 @@ from recipe_runs import RecipeCopy, copy_recipe, read_text
 import espnet_hjprune as hj
 
 SETTINGS = [
-    "--mini", "true", "--ramp_epochs", "1", "--mini_pretrain_epochs", "1",
+    "--mini", "true", "--ramp_epochs", "1", "--mini_pretrain_epochs", "0",
     "--mini_opts", "--num_train 24 --num_dev_clean 3 --num_dev_other 3 --num_test_clean 4 "
     "--num_test_other 4 --num_test_tedlium 1 --nj 2",
     "--test_sets", "test_clean", "--num_compared", "3", "--allow_off_target", "true",
