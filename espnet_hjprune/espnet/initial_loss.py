@@ -29,7 +29,8 @@ def report_initial_loss(model: AbsESPnetModel) -> None:
         model: a model that has gates; any other, and the control, is left alone.
     """
     pruners = find_pruners(model)
-    if pruners and pruners[0].options.units:
+    # Gates that are set by scores are not drawn.
+    if pruners and pruners[0].options.units and not pruners[0].options.scores:
         hook = _BeforeFirstBatch()
         hook.handle = model.register_forward_pre_hook(hook, with_kwargs=True)
 

@@ -35,6 +35,7 @@ from espnet_hjprune.espnet.training_options import (
     check_options,
     convert_numbers,
 )
+from espnet_hjprune.espnet.unit_scores import score_units_once
 from espnet_hjprune.model.alignment import measuring_on
 from espnet_hjprune.model.espnet_config import (
     NAME,
@@ -93,8 +94,8 @@ def after_build_optimizers(
 
     Gates and multipliers get their own groups in the optimiser, frontends the mixed precision of
     the training, and the teacher joins the loss; the constraint too, if the model was not built by
-    a task. The CTC layer begins as the checkpoint's, and encoders are compiled, where their options
-    say so; from here on audio without a frame is padded.
+    a task. The CTC layer begins as the checkpoint's, gates are set by scores, and encoders are
+    compiled, where their options say so; from here on audio without a frame is padded.
 
     Raises:
         HJPruneError: the optimiser cannot train gates, there is no teacher or no compiler, or the
@@ -112,6 +113,7 @@ def after_build_optimizers(
     for pruner in find_pruners(model):
         check_gate_travel(vars(args), pruner)
     report_initial_loss(model)
+    score_units_once(model)
     init_ctc(vars(args), model)
     add_teacher(task, vars(args), model)
     for upstream in find_upstreams(model).values():

@@ -67,6 +67,7 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
             else measured[0].target
         ),
         "units": options.units,
+        "scores": options.scores,
         "seconds": options.seconds,
         "dense": macs_and_params(dense, None, options.samples),
         "target": {constraints[0]["kind"]: total["target"]},

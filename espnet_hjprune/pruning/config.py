@@ -17,6 +17,8 @@ UNITS = ("conv", "head", "ffn", "attention_layer", "ffn_layer", "hidden")
 DEFAULT_UNITS = ("conv", "head", "ffn", "hidden")
 # A gate of a whole layer's attention or FFN, and the units that are inside of it.
 LAYER_UNITS = {"attention_layer": "head", "ffn_layer": "ffn"}
+# Ways to score units without training gates.
+SCORES = ("taylor", "magnitude")
 CRITERIA = ("macs", "size", "sepsize")
 STEPS = ("ramp_steps", "hold_steps", "rise_steps")
 # Probabilities with which the gates do not change what a trained model has learned: its loss stays
@@ -57,6 +59,9 @@ class PruningConfig:
         lambda_lr: learning rate of the multipliers.
         damping: weight of a fixed quadratic penalty on the distance from the target, beside
             the learned multipliers; it damps their swing around the target.
+        scores: the baseline: gates are not trained, but set once before the first step by scores of
+            the units (:mod:`~espnet_hjprune.pruning.importance`), ``taylor`` or ``magnitude``, and
+            the target holds from the start; empty for gates that are trained.
         allow_off_target: train also where the gates cannot reach the target in so many steps.
         beta: temperature of the hard-concrete distribution.
         stretch: its interval before clamping to [0, 1].
@@ -79,6 +84,7 @@ class PruningConfig:
     gate_lr: float = 0.02
     lambda_lr: float = 0.02
     damping: float = 0.0
+    scores: str = ""
     allow_off_target: bool = False
     beta: float = 2 / 3
     stretch: tuple[float, float] = (-0.1, 1.1)
@@ -95,6 +101,14 @@ class PruningConfig:
         self.units = [unit for unit in UNITS if unit in self._known(self.units, UNITS, "units")]
         self._known([self.criterion], CRITERIA, "criterion")
         self._check_targets()
+        if self.scores:
+            self._known([self.scores], SCORES, "scores")
+            if self.earlier_targets:
+                raise HJPruneError(
+                    "pruning.scores sets the gates once, so that there is one target; leave "
+                    "pruning.earlier_targets out"
+                )
+            self.ramp_steps = 0
         for name in (*STEPS, "gate_lr", "lambda_lr", "damping", "log_alpha_limit"):
             if getattr(self, name) < 0:
                 raise HJPruneError(

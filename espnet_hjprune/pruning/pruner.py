@@ -73,7 +73,7 @@ class Pruner(nn.Module):
             HJPruneError: in training, no optimiser trains gates and multipliers, or they are
                 frozen or not in float32.
         """
-        if not self.training:
+        if not self.training or self.options.scores:
             return self.evaluation_gates()
         self._check_training()
         device = self.gates.log_alpha.device
@@ -166,11 +166,12 @@ class Pruner(nn.Module):
         """The constraint's loss and what to log of it.
 
         While training, sparsity and MACs are expected values; in evaluation they are counted on
-        the units that compaction would keep, and the loss is zero.
+        the units that compaction would keep, and the loss is zero; so it is where gates are set by
+        scores.
         """
         device = self.gates.log_alpha.device
         target = self.constraint.current_target()
-        if self.training:
+        if self.training and not self.options.scores:
             sparsity, macs = self._expected()
             with torch.autocast(device.type, enabled=False):
                 loss = self.constraint(sparsity, target)
@@ -184,6 +185,9 @@ class Pruner(nn.Module):
                 device=device,
             )
             loss = sparsity.new_zeros(())
+            if self.training:
+                # Distributed training asks for gradients of all parameters; these are zero.
+                loss = torch.stack([0.0 * parameter.sum() for parameter in self.parameters()]).sum()
         stats = {"loss_constraint": loss.detach(), "macs": macs.detach()}
         for index, name in enumerate(self.constraint.names):
             suffix = f"_{name}" if name else ""

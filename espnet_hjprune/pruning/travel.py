@@ -44,7 +44,8 @@ def check_travel(
         >>> check_travel(pruner, distance=0.02 * 13380)
     """
     options, constraint = pruner.options, pruner.constraint
-    if not options.units:  # The control has no gates, and none need to go anywhere.
+    # The control has no gates, and those that are set by scores need not go anywhere.
+    if not options.units or options.scores:
         return
     likely = pruner.expected_sparsity(distance).tolist()
     most = pruner.expected_sparsity(distance * largest_step(betas)).tolist()

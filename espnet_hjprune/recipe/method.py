@@ -10,12 +10,12 @@ from typing import Any
 
 from espnet_hjprune.errors import HJPruneError, UsageError
 from espnet_hjprune.model.espnet_config import plugin_options
-from espnet_hjprune.pruning.config import DEFAULT_UNITS, UNITS, PruningConfig
+from espnet_hjprune.pruning.config import DEFAULT_UNITS, SCORES, UNITS, PruningConfig
 from espnet_hjprune.target import SEPARATE, Target, parse_targets
 
 # Method and the criterion that it sets; `transformer`, the paper's baseline, gates no channels, and
 # `dense`, the control, gates nothing: it is trained for as many steps as the others. With `none`
-# the model of stage 3 is the result.
+# the model of stage 3 is the result. `taylor` and `magnitude` set gates once, by such scores.
 METHODS = {
     "macs": "macs",
     "size": "size",
@@ -23,6 +23,8 @@ METHODS = {
     "transformer": "size",
     "dense": "macs",
     "none": "macs",
+    "taylor": "macs",
+    "magnitude": "macs",
 }
 UNPRUNED = ("dense", "none")
 TRANSFORMER_UNITS = [unit for unit in DEFAULT_UNITS if unit != "conv"]
@@ -82,6 +84,8 @@ class Method:
                 f"{option} is 0; it must lie between 0 and 1, or give --method dense, which "
                 "removes nothing"
             )
+        if targets and method in SCORES:
+            raise UsageError(f"--method {method} sets gates once; give --target_sparsity")
         if targets and (METHODS.get(method) == SEPARATE or chosen[0].separate):
             raise UsageError("--targets are single numbers, for --method macs, size, transformer")
         return cls(method, chosen, tuple(units.split()))
@@ -103,6 +107,8 @@ class Method:
         pruning: dict[str, Any] = conf["pruning"]
         if self.name:
             pruning["criterion"] = METHODS[self.name]
+        if self.name:
+            pruning["scores"] = self.name if self.name in SCORES else ""
         if self.units:
             pruning["units"] = list(self.units)
         if self.name == "transformer":
@@ -128,6 +134,8 @@ def method_name(pruning: PruningConfig) -> str:
     """The method that a pruning is, as one of :data:`METHODS`."""
     if not pruning.units:
         return "dense"
+    if pruning.scores:
+        return pruning.scores
     if pruning.criterion == "size" and pruning.units == TRANSFORMER_UNITS:
         return "transformer"
     return pruning.criterion

@@ -170,6 +170,8 @@ def with_steps(
         return new
     check_ramp(ramp.ramp_epochs, steps.max_epoch)
     pruning = plugin_options(new, name)["pruning"]
+    if pruning.get("scores"):  # The target holds from the start.
+        return new
     pruning["ramp_steps"] = ramp.ramp_epochs * steps.steps_per_epoch
     if pruning.get("earlier_targets"):
         pruning["hold_steps"] = ramp.hold_epochs * steps.steps_per_epoch

@@ -131,6 +131,8 @@ def method_name(summary: Mapping[str, Any]) -> str:
     name = CRITERION_NAMES.get(criterion, criterion or "pruning")
     if criterion == "size" and "conv" not in summary.get("units", ["conv"]):
         name = "Transformer only"
+    if summary.get("scores"):
+        name = f"{str(summary['scores']).capitalize()} scores"
     target = summary.get("target_sparsity")
     if target is None:
         return name

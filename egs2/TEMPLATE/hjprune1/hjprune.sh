@@ -57,7 +57,8 @@ Upstream and pruning; what is empty is as configured
   --trust_checkpoint false    read a checkpoint that holds more than data, which executes it
   --upstream_tag ""           how the upstream is called in experiment names
   --method ""                 macs, size, sepsize, transformer (size, with the CNN left alone),
-                              dense (nothing is removed: the control, trained for as long), or
+                              dense (nothing is removed: the control, trained for as long),
+                              taylor or magnitude (gates are set once, by such scores of units), or
                               none (stages 4 to 6 do nothing, stage 7 scores the model of stage 3)
   --target_sparsity ""        share to remove; "cnn=X transformer=Y" for sepsize
   --targets ""                rising ones, such as "0.2 0.3 0.4": one pruning gives a model for each
