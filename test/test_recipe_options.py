@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError, UsageError
-from espnet_hjprune.pruning.config import UNITS, PruningConfig
+from espnet_hjprune.pruning.config import DEFAULT_UNITS, UNITS, PruningConfig
 from espnet_hjprune.recipe import options as recipe_options
 from espnet_hjprune.recipe.method import METHODS, UNPRUNED, Method, method_name
 from espnet_hjprune.recipe.options import complete_options
@@ -249,7 +249,10 @@ FINE_TUNED = {"upstream": "hf_wav2vec2_custom", "upstream_ckpt": "some/directory
             {"method": "mac"},
             "--method is macs, size, sepsize, transformer, dense or none, not 'mac'",
         ),
-        ({"units": "head heads"}, "--units takes conv, head, ffn, hidden, not 'heads'"),
+        (
+            {"units": "head heads"},
+            "--units takes conv, head, ffn, attention_layer, ffn_layer, hidden, not 'heads'",
+        ),
         (
             {"targets": "0.2", "target_sparsity": "0.2"},
             "--targets and --target_sparsity are both given; give one",
@@ -370,7 +373,7 @@ SEPARATE = {"criterion": "sepsize", "target_sparsity": {"cnn": 0.6, "transformer
         ),
         (
             {"frontend_conf": CONF | {"pruning": {"units": ["row"]}}},
-            "FILE: pruning.units has no row; it takes conv, head, ffn, hidden",
+            "FILE: pruning.units has no row; it takes conv, head, ffn, attention_layer, ffn_layer, hidden",
         ),
         (
             {"frontend_conf": CONF | {"pruning": {"criterion": "latency"}}},
@@ -659,7 +662,11 @@ def test_names_of_prunings(given: dict[str, str], tag: str) -> None:
         ("prune_slow.yaml", {}, "macs_slow_0.4"),
         ("prune_macs.yaml", {}, "macs_0.4"),
         ("prune_size.yaml", {"criterion": "size"}, "size_0.4"),
-        ("prune_transformer.yaml", {"criterion": "size", "units": list(UNITS[1:])}, "transformer"),
+        (
+            "prune_transformer.yaml",
+            {"criterion": "size", "units": list(DEFAULT_UNITS[1:])},
+            "transformer",
+        ),
         ("prune_macs_distilled.yaml", {}, "macs_macs_distilled_0.4"),
         ("prune.yaml", SEPARATE, "sepsize_cnn_0.6_transformer_0.3"),
         ("pruned.yaml", {"target_sparsity": "5e-1"}, "macs_pruned_0.5"),
