@@ -373,7 +373,7 @@ SEPARATE = {"criterion": "sepsize", "target_sparsity": {"cnn": 0.6, "transformer
         ),
         (
             {"frontend_conf": CONF | {"pruning": {"units": ["row"]}}},
-            "FILE: pruning.units has no row; it takes conv, head, ffn, attention_layer, ffn_layer, hidden",
+            f"FILE: pruning.units has no row; it takes {', '.join(UNITS)}",
         ),
         (
             {"frontend_conf": CONF | {"pruning": {"criterion": "latency"}}},
