@@ -148,6 +148,8 @@ def test_training_gates_are_random_and_evaluation_gates_are_not():
         ({"stretch": 0.1}, "stretch is 0.1"),
         ({"round_to": 0}, "round_to"),
         ({"units": list(UNITS), "uniform": True}, "leave attention_layer and ffn_layer out"),
+        ({"scores": "random"}, "scores has no random"),
+        ({"scores": "taylor", "earlier_targets": [0.2]}, "leave pruning.earlier_targets out"),
         ({"ramp_step": 10}, "no option ramp_step"),
     ],
 )

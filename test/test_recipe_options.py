@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.errors import HJPruneError, UsageError
-from espnet_hjprune.pruning.config import DEFAULT_UNITS, UNITS, PruningConfig
+from espnet_hjprune.pruning.config import DEFAULT_UNITS, SCORES, UNITS, PruningConfig
 from espnet_hjprune.recipe import options as recipe_options
 from espnet_hjprune.recipe.method import METHODS, UNPRUNED, Method, method_name
 from espnet_hjprune.recipe.options import complete_options
@@ -247,7 +247,7 @@ FINE_TUNED = {"upstream": "hf_wav2vec2_custom", "upstream_ckpt": "some/directory
         ({"score_types": ""}, "--score_types takes wer, cer, ter, not ''"),
         (
             {"method": "mac"},
-            "--method is macs, size, sepsize, transformer, dense or none, not 'mac'",
+            "--method is macs, size, sepsize, transformer, dense, none, taylor or magnitude, not",
         ),
         (
             {"units": "head heads"},
@@ -263,6 +263,7 @@ FINE_TUNED = {"upstream": "hf_wav2vec2_custom", "upstream_ckpt": "some/directory
         ({"method": "dense", "units": "conv"}, "--method dense removes nothing"),
         ({"method": "dense", "target_sparsity": "0.1"}, "--method dense removes nothing"),
         ({"method": "none", "targets": "0.1 0.2"}, "--method none removes nothing"),
+        ({"method": "taylor", "targets": "0.1 0.2"}, "--method taylor sets gates once"),
         ({"method": "none", "seed": "1", "distill": "true"}, "leave --distill, --seed out"),
         ({"target_sparsity": "much"}, "--target_sparsity is much; it must lie between 0 and 1"),
         ({"targets": "0.2 1.2"}, "--targets is 1.2; it must lie between 0 and 1"),
@@ -635,6 +636,7 @@ def test_jobs_are_the_cores_up_to_four() -> None:
         ({"method": "transformer", "units": "head"}, "head_transformer_0.4"),
         ({"method": "dense"}, "dense"),
         ({"method": "none"}, "none"),
+        ({"method": "taylor", "target_sparsity": "0.3"}, "taylor_0.3"),
         ({"method": "dense", "target_sparsity": "0", "seed": "2"}, "dense_seed2"),
         (
             {"method": "sepsize", "target_sparsity": "transformer=0.3 cnn=0.60"},
@@ -786,6 +788,7 @@ def test_a_method_changes_only_what_it_says(name: str, units: list[str], share: 
     ]
     assert pruning.pop("units") == expected
     assert pruning.pop("criterion", "") == METHODS.get(name, "")
+    assert pruning.pop("scores", "") == (name if name in SCORES else "")
     assert set(pruning) == {"target_sparsity"}
 
 

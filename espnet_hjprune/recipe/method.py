@@ -107,8 +107,10 @@ class Method:
         pruning: dict[str, Any] = conf["pruning"]
         if self.name:
             pruning["criterion"] = METHODS[self.name]
-        if self.name:
-            pruning["scores"] = self.name if self.name in SCORES else ""
+        if self.name in SCORES:
+            pruning["scores"] = self.name
+        elif self.name:
+            pruning.pop("scores", None)
         if self.units:
             pruning["units"] = list(self.units)
         if self.name == "transformer":
