@@ -130,5 +130,7 @@ def test_wrong_scores_are_refused():
             settle_by_scores(pruner, scores)
     with pytest.raises(HJPruneError, match="no utterances to score"):
         taylor_scores(pruner.gates, [])
+    with pytest.raises(HJPruneError, match="no unit changes the loss to first order"):
+        taylor_scores(pruner.gates, [lambda gates: 0.0 * gates.hidden.value.sum()])
     with pytest.raises(HJPruneError, match="the loss of a batch is no number"):
         taylor_scores(pruner.gates, [lambda gates: torch.tensor(float("nan"))])

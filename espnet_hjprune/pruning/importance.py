@@ -42,7 +42,7 @@ def taylor_scores(
         losses: for every batch a function from gate values to the loss of the task.
 
     Raises:
-        HJPruneError: there are no batches, or the loss is no number.
+        HJPruneError: there are no batches, the loss is no number, or no unit changes it.
 
     Example:
         >>> scores = taylor_scores(pruner.gates, [lambda gates: loss(encoder(wave, n, gates))])
@@ -62,6 +62,11 @@ def taylor_scores(
         count += 1
     if not count:
         raise HJPruneError("there are no utterances to score units with; give some")
+    if not total.any():
+        raise HJPruneError(
+            "no unit changes the loss to first order, as where a model is its own teacher; score "
+            "units by magnitude"
+        )
     return total / count
 
 
