@@ -457,6 +457,8 @@ def test_trainings_with_and_without_labels_are_told_apart(
         complete(script="unlabelled.sh", prune_config=other)
     with pytest.raises(UsageError, match="--method none prunes nothing"):
         complete(script="unlabelled.sh", method="none")
+    with pytest.raises(UsageError, match="give --method magnitude"):
+        complete(script="unlabelled.sh", method="taylor")
     config = read_config("conf/tuning/prune.yaml")
     config["model_conf"]["teacher"] = "hubert_base"
     (tmp_path / "prune.yaml").write_text(yaml.safe_dump(config))

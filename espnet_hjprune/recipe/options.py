@@ -131,16 +131,7 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
     method = Method.from_options(
         *(new[name] for name in ("method", "target_sparsity", "targets", "units"))
     )
-    if method.name == "none" and "train_config" not in new:
-        raise UsageError(
-            "--method none prunes nothing, so that nothing is left to do; give another"
-        )
-    if method.name == "none":
-        given = [name for name in ("distill", "uniform") if new[name] == "true"]
-        given += ["seed"] if new["seed"] else []
-        if given:
-            names = ", ".join(f"--{name}" for name in given)
-            raise UsageError(f"--method none prunes nothing; leave {names} out")
+    _check_method(method, new)
     configs = _read_configs(new)
     pruning = _check_configs(new, configs, method)
     _check_upstream(new)
@@ -156,6 +147,24 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
     if new.get("token_type") == "bpe" and "ter" not in new["score_types"].split():
         new["score_types"] += " ter"
     return new
+
+
+def _check_method(method: Method, options: Mapping[str, str]) -> None:
+    """Refuse methods that a recipe cannot have, and options that do nothing with a method."""
+    has_labels = "train_config" in options
+    if method.name == "taylor" and not has_labels:
+        raise UsageError(
+            "--method taylor scores units by a loss, which is 0 where a model is its own teacher; "
+            "give --method magnitude"
+        )
+    if method.name == "none":
+        given = [name for name in ("distill", "uniform") if options.get(name) == "true"]
+        given += ["seed"] if options["seed"] else []
+        if not has_labels:
+            raise UsageError("--method none prunes nothing, so that nothing is left to do")
+        if given:
+            names = ", ".join(f"--{name}" for name in given)
+            raise UsageError(f"--method none prunes nothing; leave {names} out")
 
 
 def _trainings(options: Mapping[str, str]) -> list[str]:

@@ -45,9 +45,9 @@ Upstream and pruning; what is empty is as configured
                               the checkpoint says
   --trust_checkpoint false    read a checkpoint that holds more than data, which executes it
   --upstream_tag ""           how the upstream is called in experiment names
-  --method ""                 macs, size, sepsize, transformer (size, with the CNN left alone), or
-                              dense (nothing is removed), taylor or magnitude (gates are set once,
-                              by such scores of units)
+  --method ""                 macs, size, sepsize, transformer (size, with the CNN left alone),
+                              dense (nothing is removed) or magnitude (gates are set once, by such
+                              scores of units)
   --target_sparsity ""        share to remove; "cnn=X transformer=Y" for sepsize
   --targets ""                rising ones, such as "0.2 0.3 0.4": one pruning gives a model for each
   --ramp_epochs ""            epochs over which the target rises; empty: 5, with --mini true 4
