@@ -122,7 +122,7 @@ def test_scripts_have_the_same_options_where_they_share_names() -> None:
     shared = set.intersection(*map(set, lines.values()))
     other = {name for name in shared if lines["hjprune.sh"][name] != lines["unlabelled.sh"][name]}
     # What they are for differs.
-    expected = {"stop_stage", "test_sets", "method", "compile", "prune_config", "prune_args"}
+    expected = {"stop_stage", "test_sets", "compile", "prune_config", "prune_args"}
     assert other == expected
     assert all(TABLES["hjprune.sh"][name] == TABLES["unlabelled.sh"][name] for name in shared)
 
