@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
-from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
+from espnet_hjprune.espnet.first_batch import Batch, BeforeFirstBatch
+from espnet_hjprune.espnet.losses import find_pruners
+from espnet_hjprune.model.upstream import SpeechUpstream
+from espnet_hjprune.pruning.pruner import Pruner
 
 # Mean over so many drawings of the gates.
 DRAWS = 5
@@ -31,27 +33,21 @@ def report_initial_loss(model: AbsESPnetModel) -> None:
     pruners = find_pruners(model)
     # Gates that are set by scores are not drawn.
     if pruners and pruners[0].options.units and not pruners[0].options.scores:
-        hook = _BeforeFirstBatch()
-        hook.handle = model.register_forward_pre_hook(hook, with_kwargs=True)
+        _InitialLoss(model)
 
 
-class _BeforeFirstBatch:
-    """A hook that measures both losses before the first forward pass in training, once."""
+class _InitialLoss(BeforeFirstBatch):
+    """Measures both losses."""
 
-    def __init__(self) -> None:
-        self.handle: torch.utils.hooks.RemovableHandle | None = None
-
-    def __call__(
-        self, model: AbsESPnetModel, args: tuple[Any, ...], batch: Mapping[str, Any]
+    def run(
+        self,
+        model: AbsESPnetModel,
+        upstream: SpeechUpstream,
+        pruner: Pruner,
+        args: tuple[Any, ...],
+        batch: Batch,
     ) -> None:
-        if not model.training or self.handle is None:
-            return
-        self.handle.remove()
-        (upstream,) = [u for u in find_upstreams(model).values() if u.pruner is not None]
-        pruner = upstream.pruner
-        assert pruner is not None
-        if pruner.constraint.num_steps > 0:
-            return
+        """Log them."""
         # Not through the hooks, which add the constraint and the teacher.
         model.eval()
         with torch.no_grad():

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
-from espnet_hjprune.espnet.losses import find_pruners, find_upstreams
+from espnet_hjprune.espnet.first_batch import Batch, BeforeFirstBatch
+from espnet_hjprune.espnet.losses import find_pruners
+from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.nn.gate_values import GateValues
 from espnet_hjprune.pruning.importance import magnitude_scores, settle_by_scores, taylor_scores
-
-Batch = Mapping[str, Any]
+from espnet_hjprune.pruning.pruner import Pruner
 
 
 def score_units_once(model: AbsESPnetModel) -> None:
@@ -24,25 +25,21 @@ def score_units_once(model: AbsESPnetModel) -> None:
     """
     pruners = find_pruners(model)
     if pruners and pruners[0].options.scores:
-        hook = _BeforeFirstBatch()
-        hook.handle = model.register_forward_pre_hook(hook, with_kwargs=True)
+        _UnitScores(model)
 
 
-class _BeforeFirstBatch:
-    """A hook that settles the gates before the first forward pass in training, once."""
+class _UnitScores(BeforeFirstBatch):
+    """Settles the gates."""
 
-    def __init__(self) -> None:
-        self.handle: torch.utils.hooks.RemovableHandle | None = None
-
-    def __call__(self, model: AbsESPnetModel, args: tuple[Any, ...], batch: Batch) -> None:
-        if not model.training or self.handle is None:
-            return
-        self.handle.remove()
-        (upstream,) = [u for u in find_upstreams(model).values() if u.pruner is not None]
-        pruner = upstream.pruner
-        assert pruner is not None
-        if pruner.constraint.num_steps > 0:
-            return
+    def run(
+        self,
+        model: AbsESPnetModel,
+        upstream: SpeechUpstream,
+        pruner: Pruner,
+        args: tuple[Any, ...],
+        batch: Batch,
+    ) -> None:
+        """Score the units and set the gates."""
         utterances = list(_single(batch))
 
         def loss_of(utterance: Batch, values: GateValues) -> torch.Tensor:
