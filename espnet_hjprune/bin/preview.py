@@ -17,15 +17,14 @@ from espnet_hjprune.atomic import write_text
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.errors import HJPruneError, UsageError
+from espnet_hjprune.listing import evenly
 from espnet_hjprune.progress import progress_bar
-from espnet_hjprune.pruning.config import DEFAULT_UNITS, UNITS
+from espnet_hjprune.pruning.config import DEFAULT_UNITS, SCORES, UNITS
 from espnet_hjprune.report.results_md import cost_cells, plain_table
 from espnet_hjprune.target import parse_targets
 
 if TYPE_CHECKING:
     from espnet_hjprune.model.preview import PreviewedModel
-
-SCORES = ("taylor", "magnitude")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -72,7 +71,7 @@ def _split(data_dir: Path, scored: int, compared: int) -> tuple[list[str], list[
             f"{data_dir} has {len(names)} utterances, fewer than {count}; lower --num_scored or "
             "--num_compared"
         )
-    chosen = [names[index * len(names) // count] for index in range(count)]
+    chosen = evenly(names, count)
     every = count / scored
     places = {round(index * every) for index in range(scored)}
     return (

@@ -16,13 +16,12 @@ from espnet_hjprune.model.summary import layer_sizes
 from espnet_hjprune.model.upstream import SpeechUpstream
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.nn.gate_values import GateValues
-from espnet_hjprune.pruning.config import DEFAULT_UNITS, PruningConfig
+from espnet_hjprune.pruning.config import DEFAULT_UNITS, SCORES, PruningConfig
 from espnet_hjprune.pruning.cost import macs_and_params
 from espnet_hjprune.pruning.importance import magnitude_scores, settle_by_scores, taylor_scores
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.pruning.slicing import compact_encoder
 
-SCORES = ("taylor", "magnitude")
 Batch = dict[str, torch.Tensor]
 Loss = Callable[[Batch], torch.Tensor]
 
@@ -35,7 +34,7 @@ class PreviewOptions:
         targets: shares of the cost to remove.
         criterion: ``macs`` or ``size``.
         units: kinds of units that are closed.
-        scores: how they are scored, of :data:`SCORES`.
+        scores: how they are scored, of :data:`.SCORES`.
         seconds: length of the audio that is timed and whose MACs are counted.
         rounds: of timing, in which dense and compact encoder take turns; 0 for none.
     """

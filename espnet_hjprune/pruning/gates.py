@@ -200,15 +200,17 @@ class GateSet(nn.Module):
         """Expected kept units in the order of ``flat_counts``, ``(counts,)``, differentiable.
 
         Gates are independent of one another, so those of a layer and of what is inside multiply.
-        Within a group of the positional conv inputs and
-        outputs share their gates, so the expected number of pairs is ``E[n]^2 + Var[n]``.
+        Within a group of the positional conv inputs and outputs share their gates, so the expected
+        number of pairs is ``E[n]^2 + Var[n]``.
 
         Args:
             lower: by how much ``log_alpha`` is taken to be lower than it is.
         """
         device = self.log_alpha.device
         keep = self._within_layers(self.keep_probability(lower).to(widest(device)))
-        expected = self._segments.sums(keep)[self._counted.on(device)]
+        expected = self._segments.sums(keep)
+        if self._layers:  # Whole layers are no count of their own.
+            expected = expected[self._counted.on(device)]
         for unit, sizes in self._lone.items():
             inside = keep[self._layers[unit].slice] * keep.new_tensor(sizes)
             expected = torch.cat([expected, inside])

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Literal
 
 import torch
 
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.nn.gate_values import GateValues
+from espnet_hjprune.pruning.config import LAYER_UNITS
 from espnet_hjprune.pruning.cost import UnitCounts, config_counts
 from espnet_hjprune.pruning.gates import GateGroup, GateSet
 from espnet_hjprune.pruning.pruner import Pruner
 
-Score = Literal["taylor", "magnitude"]
 # Where log_alpha of open and closed gates is put: values and probabilities are 1 and 0 to 1e-8.
 SETTLED = 20.0
 # Log-odds for a score that is e times as high. So steep that gates are as good as open or closed,
@@ -142,8 +141,8 @@ def _with_one_less(pruner: Pruner, group: GateGroup) -> UnitCounts:
             hidden=counts.hidden - 1,
             positional_pairs=counts.positional_pairs - widest**2 + (widest - 1) ** 2,
         )
-    if group.unit in ("attention_layer", "ffn_layer"):
-        inside = "head" if group.unit == "attention_layer" else "ffn"
+    if group.unit in LAYER_UNITS:
+        inside = LAYER_UNITS[group.unit]
         units = list(getattr(counts, inside))
         units[0] = 0
         return replace(counts, **{inside: units})

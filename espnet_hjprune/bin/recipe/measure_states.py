@@ -15,6 +15,7 @@ from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.data.audio import AudioError, read_mono
 from espnet_hjprune.data.datadir import read_table
 from espnet_hjprune.errors import HJPruneError, UsageError
+from espnet_hjprune.listing import evenly
 from espnet_hjprune.progress import progress_bar
 
 # Frames for each feature from which a linear map is fitted well. With fewer it fits the frames too
@@ -63,8 +64,7 @@ def _chosen(wav_scp: Path, count: int) -> list[str]:
     locations = list(read_table(wav_scp).values())
     if not locations:
         raise HJPruneError(f"{wav_scp} is empty; prepare the data again")
-    count = min(count, len(locations))
-    return [locations[index * len(locations) // count] for index in range(count)]
+    return evenly(locations, count)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
