@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from models import random_encoder, random_pruner, small_config
 
@@ -109,6 +109,8 @@ def test_counts_are_those_of_the_compact_encoder():
     inside=st.sets(st.sampled_from(["head", "ffn"])),
     seed=st.integers(0, 1000),
 )
+# All but one FFN is open, and that is 3.2 % of the MACs.
+@example(target=0.0234375, spread=2.0, inside={"head"}, seed=549)
 def test_whole_layers_close_and_the_target_is_met(target, spread, inside, seed):
     units = ["conv", "attention_layer", "ffn_layer", "hidden", *inside]
     pruner = random_pruner(

@@ -16,6 +16,8 @@ from espnet_hjprune.pruning.measures import Measure
 
 # The sigmoid of 40 differs from 1 by less than the precision of a double.
 CERTAIN_LOG_ODDS = 40.0
+# Share of the dense cost by which a target may be overshot before whole layers are reconsidered.
+COARSE = 0.001
 
 
 class Discretiser:
@@ -29,7 +31,7 @@ class Discretiser:
     found by bisection, brings the cost just under the target, then single units are added back,
     the most probable first, as long as they fit. Groups of one block keep equally many. Where whole
     layers have gates, they are rounded in the same way, and what is inside of a closed layer goes
-    with it.
+    with it; a layer opens again where closing it removes too much and others can make up the rest.
     """
 
     def __init__(self, gates: GateSet) -> None:
@@ -134,6 +136,33 @@ class Discretiser:
             self._choose(coarse[0], members, budget, cost)
         self._shift(members, budget, cost)
         self._fill(members, budget, cost)
+        layers = [block for block in members if block.units & LAYER_UNITS.keys()]
+        members = [block for block in members if block not in layers]
+        # Where all else is open, closed layers may be far more than the target asks for: with one
+        # less, units elsewhere make up the rest.
+        while budget - cost() > COARSE * measure.dense and all(map(self._is_full, members)):
+            before = list(self.kept)
+            if not self._reopen(layers, members, budget, cost):
+                self.kept = before
+                return
+
+    def _reopen(
+        self, layers: list[Block], others: list[Block], budget: float, cost: Callable[[], int]
+    ) -> bool:
+        """Open the most probable closed layer; tell whether the others then meet the budget."""
+        closed = [block for block in layers if not self._is_full(block)]
+        if not closed:
+            return False
+        block = max(closed, key=self._next_log_odds)
+        self._keep(block, self.kept[block.groups[0]] + 1)
+        self._shift(others, budget, cost)
+        self._fill(others, budget, cost)
+        return cost() <= budget
+
+    def _is_full(self, block: Block) -> bool:
+        """Whether no unit of a block is left to open, but for what is inside of a closed layer."""
+        first = self.groups[block.groups[0]]
+        return self._is_closed(first) or self.kept[block.groups[0]] == block.size * block.shares[0]
 
     def _choose(
         self, block: Block, others: list[Block], budget: float, cost: Callable[[], int]
@@ -188,8 +217,7 @@ class Discretiser:
             candidates = [
                 (-self._next_log_odds(block), block.groups[0], block)
                 for block in open_to
-                if self.kept[block.groups[0]] < block.size * block.shares[0]
-                and not self._is_closed(self.groups[block.groups[0]])
+                if not self._is_full(block)
             ]
             for *_, block in sorted(candidates, key=lambda candidate: candidate[:2]):
                 before = self.kept[block.groups[0]] // block.shares[0]
