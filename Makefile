@@ -38,7 +38,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python3 -m pytest --numprocesses 2 --dist loadfile $(PYTEST_OPTS)
+	$(BIN)/python3 -m pytest --numprocesses 2 --dist loadfile --hypothesis-profile fixed $(PYTEST_OPTS)
 
 test-killed: setup
 	$(BIN)/python3 -m pytest -m slow --numprocesses 2 --dist load test/test_recipe_killed.py $(PYTEST_OPTS)

@@ -14,7 +14,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_hjprune", "espnet_hjprune.*"]),
-    package_data={"espnet_hjprune": ["py.typed"]},
+    package_data={"espnet_hjprune": ["py.typed"], "espnet_hjprune.latency_tables": ["*.json"]},
     entry_points={"console_scripts": ["hjprune = espnet_hjprune.bin.hjprune:main"]},
     # tools/setup.sh takes up to 3.12: for later ones the extra `beam` finds no packages.
     python_requires=">=3.10",

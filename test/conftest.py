@@ -5,6 +5,10 @@ import sys
 from pathlib import Path
 
 import torch
+from hypothesis import settings
+
+# "make test" tries the same examples in every run; pytest alone tries others each time.
+settings.register_profile("fixed", derandomize=True)
 
 sys.path.insert(0, str(Path(__file__).parent))
 # Two processes of pytest-xdist share two cores.

@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from espnet_hjprune.nn.config import ConvLayerConfig, EncoderConfig, PositionalConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.config import PruningConfig
+from espnet_hjprune.pruning.cost import config_counts
+from espnet_hjprune.pruning.latency import LatencyTable, features, signature
 from espnet_hjprune.pruning.optimizer import attach
 from espnet_hjprune.pruning.pruner import Pruner
 from espnet_hjprune.upstream.families import FAMILIES as REGISTERED
@@ -81,6 +84,18 @@ def random_pruner(config: EncoderConfig, seed: int = 0, spread: float = 3.0, **o
             spread * torch.randn(pruner.gates.log_alpha.shape, generator=generator)
         )
     return pruner
+
+
+def latency_table(config: EncoderConfig, seed: int = 0, step: int = 1) -> LatencyTable:
+    """A table with random coefficients, of an encoder that takes about a second."""
+    random = np.random.default_rng(seed)
+    found = {
+        module: [random.uniform(0.1, 1) / max(float(count), 1) for count in rows[0]]
+        for module, rows in features(config_counts(config)).items()
+    }
+    return LatencyTable(
+        signature(config), "cpu", "float32", 1, 10.0, 1, step, found, machine={}, check={}
+    )
 
 
 def padded_batch(lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

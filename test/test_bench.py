@@ -8,17 +8,19 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from models import attached, random_encoder, small_config
+from models import attached, latency_table, random_encoder, small_config
 from recipe_runs import ROOT
 
 from espnet_hjprune.alternation import alternate
 from espnet_hjprune.benchmark import timing
-from espnet_hjprune.benchmark.compare import Comparison, contenders
+from espnet_hjprune.benchmark.compare import Comparison, compare_inference, contenders
+from espnet_hjprune.benchmark.machine import describe
 from espnet_hjprune.benchmark.models import (
     RUNTIMES,
     exported_model,
@@ -30,6 +32,7 @@ from espnet_hjprune.benchmark.models import (
 )
 from espnet_hjprune.benchmark.modes import compiled, never_waits, runs_at_all
 from espnet_hjprune.benchmark.peers import usable_peers
+from espnet_hjprune.benchmark.table import as_table
 from espnet_hjprune.benchmark.timing import (
     median_ratio,
     peak_memory,
@@ -54,6 +57,8 @@ def comparison(**changes) -> Comparison:
     options = {
         "upstream": MINI,
         "targets": [],
+        "latency_table": "",
+        "latency_targets": [],
         "round_to": 1,
         "model_dirs": [],
         "peers": [],
@@ -169,6 +174,22 @@ def test_hugging_face_trains_with_our_dropout():
         assert layer.attention.dropout == 0.3
         assert layer.feed_forward.intermediate_dropout.p == 0.4
     assert not model.config.apply_spec_augment and model.config.layerdrop == 0
+
+
+def test_models_pruned_to_seconds_and_their_predictions(tmp_path):
+    table = replace(latency_table(ARCHITECTURES[MINI](), step=8), seconds=0.5, batch=2)
+    path = tmp_path / "latency.json"
+    path.write_text(json.dumps(table.to_dict()))
+    options = comparison(targets=[0.5], latency_table=str(path), latency_targets=[0.5])
+    rows = compare_inference(options)
+    assert [row["model"] for row in rows] == ["dense", "compact 50%", "compact 50% of the seconds"]
+    dense, macs, seconds = (row["predicted"] for row in rows)
+    assert 0.4 * dense < seconds <= 0.5 * dense and seconds != macs
+    machine = describe("cpu", "float32") | {"half_weights": False, "product_rate": 1e9}
+    assert "|predicted (s)|" in as_table({"machine": machine, "rows": rows})
+    assert "predicted" not in compare_inference(replace(options, batches=[1]))[0]
+    with pytest.raises(HJPruneError, match="of another architecture"):
+        compare_inference(replace(options, upstream="hubert_large"))
 
 
 @pytest.mark.parametrize("peer", ["s3prl", "huggingface", "torchaudio"])
@@ -389,6 +410,7 @@ def test_exported_models_take_part(runtime):
     [
         (["--peers", "fairseq"], "--peers has no fairseq"),
         (["--targets", "1.5"], "--targets has 1.5"),
+        (["--latency_targets", "0.5"], "seconds that --latency_table tells"),
         (["--runtimes", "tvm"], "--runtimes has no tvm; it takes onnx"),
         (["--runtimes", "onnx", "--training"], "--runtimes go with --device cpu"),
         (["--modes", "fast"], "--modes has no fast; it takes eager, graph, compile"),

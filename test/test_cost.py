@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import FAMILIES, family_encoder, random_pruner
+from models import FAMILIES, family_encoder, latency_table, random_pruner
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -121,9 +121,16 @@ def tiny_config() -> EncoderConfig:
         ["conv", "head", "ffn_layer", "hidden"],
     ],
 )
-@pytest.mark.parametrize("kind", ["macs", "params"])
+@pytest.mark.parametrize("kind", ["macs", "params", "seconds"])
 def test_expected_cost_by_enumeration(kind, units):
     config = tiny_config()
+    table = latency_table(config)
+
+    def cost(counts):
+        if kind == "seconds":
+            return table.cost(counts)
+        return encoder_cost(config, counts, kind, 400)
+
     gates = GateSet(config, PruningConfig(units=list(units), target_sparsity=0.1)).double()
     torch.manual_seed(3)
     with torch.no_grad():
@@ -135,9 +142,10 @@ def test_expected_cost_by_enumeration(kind, units):
         for is_open, p in zip(pattern, probability, strict=True):
             weight *= p if is_open else 1 - p
         kept = {"head0": 2, "ffn0": 2}
+        kept |= {"attention_layer0": 1, "ffn_layer0": 1}
         kept |= {g.unit + str(g.layer): sum(pattern[g.slice]) for g in gates.groups}
-        kept["head0"] *= kept.get("attention_layer0", 1)
-        kept["ffn0"] *= kept.get("ffn_layer0", 1)
+        kept["head0"] *= kept["attention_layer0"]
+        kept["ffn0"] *= kept["ffn_layer0"]
         hidden = pattern[gates.groups[-1].slice]
         counts = UnitCounts(
             conv=[kept["conv0"], kept["conv1"]],
@@ -145,10 +153,12 @@ def test_expected_cost_by_enumeration(kind, units):
             ffn=[kept["ffn0"]],
             hidden=kept["hidden0"],
             positional_pairs=sum(hidden[:2]) ** 2 + sum(hidden[2:]) ** 2,
+            attention_layer=[kept["attention_layer0"]],
+            ffn_layer=[kept["ffn_layer0"]],
         )
-        expected += weight * encoder_cost(config, counts, kind, 400)
+        expected += weight * cost(counts)
     flat = gates.expected_counts()
-    ours = encoder_cost(config, counts_from_flat(config, flat), kind, 400)
+    ours = cost(counts_from_flat(config, flat))
     assert ours.item() == pytest.approx(expected, rel=1e-6)
 
 

@@ -247,7 +247,8 @@ FINE_TUNED = {"upstream": "hf_wav2vec2_custom", "upstream_ckpt": "some/directory
         ({"score_types": ""}, "--score_types takes wer, cer, ter, not ''"),
         (
             {"method": "mac"},
-            "--method is macs, size, sepsize, transformer, dense, none, taylor or magnitude, not",
+            "--method is macs, size, sepsize, transformer, latency, dense, none, taylor or "
+            "magnitude, not",
         ),
         (
             {"units": "head heads"},
@@ -377,8 +378,8 @@ SEPARATE = {"criterion": "sepsize", "target_sparsity": {"cnn": 0.6, "transformer
             f"FILE: pruning.units has no row; it takes {', '.join(UNITS)}",
         ),
         (
-            {"frontend_conf": CONF | {"pruning": {"criterion": "latency"}}},
-            "FILE: pruning.criterion has no latency; it takes macs, size, sepsize",
+            {"frontend_conf": CONF | {"pruning": {"criterion": "time"}}},
+            "FILE: pruning.criterion has no time; it takes macs, size, sepsize",
         ),
         (
             {"frontend_conf": CONF | {"pruning": {"target_sparsity": 4}}},
@@ -779,7 +780,8 @@ def test_separate_targets_survive_their_text(cnn: float, other: float, turned: b
 )
 def test_a_method_changes_only_what_it_says(name: str, units: list[str], share: float) -> None:
     target = f"cnn={share} transformer={share}" if name == "sepsize" else str(share)
-    method = Method.from_options(name, target, units=" ".join(units))
+    table = "wav2vec2_base_cpu2" if name == "latency" else ""
+    method = Method.from_options(name, target, units=" ".join(units), latency_table=table)
     before = {"pruning": dict(PLAIN["pruning"])}
     pruning = applied(method, before)
     assert before == PLAIN
@@ -791,7 +793,7 @@ def test_a_method_changes_only_what_it_says(name: str, units: list[str], share: 
     assert pruning.pop("units") == expected
     assert pruning.pop("criterion", "") == METHODS.get(name, "")
     assert pruning.pop("scores", "") == (name if name in SCORES else "")
-    assert set(pruning) == {"target_sparsity"}
+    assert set(pruning) == {"target_sparsity", *(["latency_table"] if table else [])}
 
 
 def test_the_control_gates_nothing() -> None:
@@ -812,7 +814,9 @@ def test_no_method_changes_nothing() -> None:
 def test_methods_are_recognised(name: str) -> None:
     target = {"sepsize": "cnn=0.3 transformer=0.3", "dense": ""}.get(name, "0.3")
     conf = {"pruning": {"gate_lr": 0.1}}
-    pruning = PruningConfig.from_dict(applied(Method.from_options(name, target), conf))
+    table = "wav2vec2_base_cpu2" if name == "latency" else ""
+    method = Method.from_options(name, target, latency_table=table)
+    pruning = PruningConfig.from_dict(applied(method, conf))
     assert method_name(pruning) == name
 
 

@@ -85,9 +85,10 @@ def test_report(experiments, capsys):
     assert text.count("### WER") == text.count("### CER") == 2
     assert "### TER" not in text
     row = next(line for line in text.splitlines() if line.startswith("|unpruned|"))
-    assert row.startswith("|unpruned|74.1|0.0 %|94.37 M|0.300|")
+    assert row.startswith("|unpruned|74.1|0.0 %|94.37 M|912|0.300|")
     assert f"|{clean.error_rate:.2f}|" in row
-    assert "|HJ-Pruning-MAC 40%|44.4|40.0 %|59.09 M|0.200|" in text
+    assert "|HJ-Pruning-MAC 40%|44.4|40.0 %|59.09 M|510|0.200|" in text
+    assert "float32, on a CPU (2 CPU threads)" in text and "speed-up 1.79." in text
     assert "utterances timed: 12 (unpruned)" in text
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].split("  ")[0] == "model"
@@ -146,7 +147,7 @@ def test_report_without_training_or_decoding_logs(experiments, caplog):
         report.main(options(experiments))
     assert "no figure of the pruning" in caplog.text
     text = (experiments / "RESULTS.md").read_text()
-    assert "|unpruned|74.1|0.0 %|94.37 M|n/a|" in text and "RTF: not measured" in text
+    assert "|unpruned|74.1|0.0 %|94.37 M|912|n/a|" in text and "RTF: not measured" in text
     assert "pruning.png" not in text
 
 

@@ -61,6 +61,23 @@ def test_autocast_does_not_touch_it():
     torch.testing.assert_close(y, conv._by_spectra(x), rtol=0, atol=0)
 
 
-def test_only_gpus_use_it():
-    assert positional_embedding.prefers_spectra(torch.device("cuda", 0))
-    assert not positional_embedding.prefers_spectra(torch.device("cpu"))
+def test_where_it_is_used():
+    def used(batch, frames, kernel=128, widths=(48,) * 16, dtype=torch.float32):
+        x = torch.empty(batch, frames, sum(widths), dtype=dtype)
+        return positional_embedding.prefers_spectra(x, kernel, widths)
+
+    assert not used(8, 499), "training"
+    with torch.inference_mode():
+        assert used(8, 499) and not used(1, 499) and used(1, 499, widths=[24] * 16)
+        assert used(1, 499, widths=[*[48] * 15, 47]) and not used(1, 300, widths=[*[48] * 15, 47])
+        assert not used(8, 499, kernel=19) and not used(2, 100) and not used(60, 499)
+        assert not used(8, 499, dtype=torch.float64)
+
+
+@torch.inference_mode()
+def test_the_cpu_gets_the_same_by_spectra():
+    torch.manual_seed(0)
+    conv = PositionalConv(PositionalConfig(128, [5, 24, 5, 0, 17], weight_norm=False))
+    x = torch.randn(2, 300, 51)
+    assert positional_embedding.prefers_spectra(x, 128, conv.widths)
+    torch.testing.assert_close(conv(x), conv._by_convolution(x), rtol=1e-5, atol=1e-5)

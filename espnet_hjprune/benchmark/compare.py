@@ -28,7 +28,8 @@ from espnet_hjprune.model.loading import load
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.progress import progress_bar
-from espnet_hjprune.pruning.cost import macs_and_params
+from espnet_hjprune.pruning.cost import config_counts, macs_and_params
+from espnet_hjprune.pruning.latency import read_table
 from espnet_hjprune.upstream.architectures import architecture
 
 Row = dict[str, Any]
@@ -43,6 +44,8 @@ class Comparison:
     Attributes:
         upstream: a named architecture.
         targets: shares of the MACs that random gates remove for the compact models.
+        latency_table: of the measured seconds that ``latency_targets`` are shares of.
+        latency_targets: shares of these seconds that random gates remove for more of them.
         round_to: alignment of their widths.
         model_dirs: compact models to add.
         peers: other packages that run the dense model; they can be imported.
@@ -60,6 +63,8 @@ class Comparison:
 
     upstream: str
     targets: list[float]
+    latency_table: str
+    latency_targets: list[float]
     round_to: int
     model_dirs: list[str]
     peers: list[str]
@@ -95,6 +100,9 @@ def contenders(options: Comparison) -> list[Contender]:
     for target in options.targets:
         encoder = pruned_encoder(dense, target, options.round_to)
         ours.append(own_model(f"compact {100 * target:.3g}%", encoder))
+    for target in options.latency_targets:
+        encoder = pruned_encoder(dense, target, latency_table=options.latency_table)
+        ours.append(own_model(f"compact {100 * target:.3g}% of the seconds", encoder))
     ours += [_compact_model(path, options.upstream, config) for path in options.model_dirs]
     exported = [exported_model(model, name) for name in options.runtimes for model in ours]
     for model in (*peers, *ours):
@@ -166,8 +174,12 @@ def compare_inference(options: Comparison) -> list[Row]:
     """Latency and peak memory of forward passes; one row for each model and setting.
 
     Rows of compact models have ``against_dense``: how many times faster they are than our dense
-    model in the same mode.
+    model in the same mode; where there is a table of latencies for so much audio, rows have the
+    ``predicted`` seconds.
     """
+    table = read_table(options.latency_table) if options.latency_table else None
+    if table is not None:
+        table.check_fits(architecture(options.upstream))
     models = contenders(options)
     configs = {model.name: model.config for model in models}
     rows: list[Row] = []
@@ -180,6 +192,9 @@ def compare_inference(options: Comparison) -> list[Row]:
                 dense = times.get(f"dense{model.variant}")
                 if dense is not None and model.is_compact:
                     row["against_dense"] = median_ratio(row["latencies"], dense)
+                is_ours = isinstance(model.module, SpeechEncoder) and not model.variant
+                if table and is_ours and (table.seconds, table.batch) == (seconds, batch):
+                    row["predicted"] = table.whole_cost(config_counts(model.config))
             rows += measured
     return rows
 

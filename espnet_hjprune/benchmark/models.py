@@ -93,10 +93,22 @@ def in_mode(
 
 
 def pruned_encoder(
-    encoder: SpeechEncoder, target: float, round_to: int = 1, seed: int = 0
+    encoder: SpeechEncoder,
+    target: float,
+    round_to: int = 1,
+    seed: int = 0,
+    latency_table: str = "",
 ) -> SpeechEncoder:
-    """Remove a share of the MACs by random gates, more from some layers than from others."""
-    options = PruningConfig(target_sparsity=target, round_to=round_to)
+    """Remove a share of the MACs by random gates, more from some layers than from others.
+
+    With a table of latencies it is a share of its seconds.
+    """
+    options = PruningConfig(
+        criterion="latency" if latency_table else "macs",
+        latency_table=latency_table,
+        target_sparsity=target,
+        round_to=round_to,
+    )
     return prune_at_random(encoder, options, seed)
 
 

@@ -13,6 +13,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "model": lambda row: row["model"],
     "audio": lambda row: f"{row['batch']} x {row['seconds']:g} s",
     "latency (s)": lambda row: f"{row['latency']:.{3 if row['latency'] >= 0.1 else 4}f}",
+    "predicted (s)": lambda row: f"{row['predicted']:.3f}" if "predicted" in row else "-",
     "RTF": lambda row: f"{row['real_time_factor']:.3g}",
     "peak memory (MiB)": lambda row: _mebibytes(row["peak_memory"]),
     "reserved memory (MiB)": lambda row: _mebibytes(row["reserved_memory"]),
@@ -27,6 +28,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "time / bare step": lambda row: f"{row['over_bare']:.2f}" if "over_bare" in row else "-",
 }
 OPTIONAL = {
+    "predicted (s)": "predicted",
     "reserved memory (MiB)": "reserved_memory",
     "against dense / reduction": "against_dense",
     "time / bare step": "over_bare",

@@ -10,9 +10,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
@@ -40,6 +37,16 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="*",
         default=[0.2, 0.4, 0.6],
         help="shares of the MACs that random gates remove for the compact models",
+    )
+    parser.add_argument(
+        "--latency_table", default="", help="of hjprune measure, or of the package; tells seconds"
+    )
+    parser.add_argument(
+        "--latency_targets",
+        type=float,
+        nargs="*",
+        default=[],
+        help="shares of these seconds that random gates remove for more compact models",
     )
     parser.add_argument(
         "--round_to", type=int, default=1, help="align channels, FFN units and hidden size"
@@ -133,9 +140,12 @@ def check(args: argparse.Namespace) -> None:
             raise HJPruneError(
                 f"--recipe goes with --training and --dtype {' or '.join(dtypes)}; correct them"
             )
-    for target in args.targets:
-        if not 0 < target < 1:
-            raise HJPruneError(f"--targets has {target:g}; give shares between 0 and 1")
+    for option in ("targets", "latency_targets"):
+        for target in getattr(args, option):
+            if not 0 < target < 1:
+                raise HJPruneError(f"--{option} has {target:g}; give shares between 0 and 1")
+    if args.latency_targets and not args.latency_table:
+        raise HJPruneError("--latency_targets are shares of the seconds that --latency_table tells")
     for name in ("batch", "repeats", "round_to", "threads"):
         values = getattr(args, name)
         if values is not None and min(values if isinstance(values, list) else [values]) <= 0:
@@ -152,32 +162,10 @@ def check(args: argparse.Namespace) -> None:
 
 def describe_machine(args: argparse.Namespace, rate: float) -> dict[str, Any]:
     """What the figures were measured on; ``rate`` is that of a large matrix product."""
-    import torch
+    from espnet_hjprune.benchmark.machine import describe
 
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-    return {
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else cpu,
-        "driver": driver_version() if args.device == "cuda" else None,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "dtype": args.dtype,
-        "half_weights": args.half_weights,
-        "product_rate": rate,
-    }
-
-
-def driver_version() -> str | None:
-    """The version of the GPU's driver, where nvidia-smi tells it."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
-    return found[0] if found else None
+    found = describe(args.device, args.dtype)
+    return found | {"half_weights": args.half_weights, "product_rate": rate}
 
 
 def load_peer(peer: str, upstream: str, training: bool) -> None:
@@ -229,6 +217,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = Comparison(
         upstream=args.upstream,
         targets=args.targets,
+        latency_table=args.latency_table,
+        latency_targets=args.latency_targets,
         round_to=args.round_to,
         model_dirs=args.model_dir,
         peers=peers,

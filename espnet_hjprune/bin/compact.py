@@ -8,13 +8,17 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from espnet_hjprune.atomic import replaced_file, write_text
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.config_file import read_config
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
+
+if TYPE_CHECKING:
+    from espnet_hjprune.nn.config import EncoderConfig
+    from espnet_hjprune.pruning.pruner import Pruner
 
 COMPARED_SECONDS = 10
 
@@ -41,7 +45,59 @@ def get_parser() -> argparse.ArgumentParser:
         default="false",
         help="true: compact also if the gates' expected sparsity is far from the target",
     )
+    parser.add_argument(
+        "--timed_rounds",
+        type=int,
+        default=5,
+        help="passes of the dense and the compact encoder that are timed; 0 for none",
+    )
+    parser.add_argument(
+        "--ngpu",
+        type=int,
+        default=0,
+        help="1: time on a GPU, unless the table says where",
+    )
     return parser
+
+
+def measured_latency(pruner: Pruner, compact: EncoderConfig, rounds: int, ngpu: int) -> Any:
+    """Seconds of the dense and the compact encoder, measured side by side, and what was predicted.
+
+    Returns:
+        What :func:`.side_by_side` does, and ``predicted`` seconds where a table told them; ``None``
+        where nothing can be timed.
+    """
+    import torch
+
+    from espnet_hjprune.benchmark.side_by_side import side_by_side
+    from espnet_hjprune.pruning.cost import config_counts
+
+    table = pruner.measures[0].table
+    setting: dict[str, Any] = {
+        "device": "cuda" if ngpu else "cpu",
+        "seconds": pruner.options.seconds,
+    }
+    if table is not None:
+        names = ("device", "dtype", "seconds", "batch", "threads")
+        setting = {name: getattr(table, name) for name in names}
+    if rounds == 0:
+        return None
+    if setting["device"] == "cuda" and not torch.cuda.is_available():
+        logging.warning("Latency is not measured: it is that of a GPU, and there is none here")
+        return None
+    found = side_by_side(pruner.config, compact, rounds, **setting)
+    logging.info(
+        "Latency: %.1f ms instead of %.1f ms, %.2f times as fast (%s, %s threads)",
+        1000 * found["actual"],
+        1000 * found["dense"],
+        found["speed_up"],
+        found["machine"]["device"],
+        found["machine"]["threads"],
+    )
+    if table is not None:
+        found["predicted"] = table.whole_cost(config_counts(compact))
+        logging.info("The table of latencies predicts %.1f ms", 1000 * found["predicted"])
+    return found
 
 
 def comparison_audio(files: Sequence[str]) -> list[Any]:
@@ -99,6 +155,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     model = load_gated_model(config, args.model_file)
     result = compact_model(model, waves, args.task, args.allow_off_target == "true")
+    assert model.upstream.pruner is not None
+    latency = measured_latency(
+        model.upstream.pruner, result.architecture, args.timed_rounds, args.ngpu
+    )
+    if latency is not None:
+        result.summary["latency"] = latency
 
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)

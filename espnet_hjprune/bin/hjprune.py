@@ -11,6 +11,7 @@ from espnet_hjprune.bin.cli import run_command
 COMMANDS = {
     "profile": "count MACs and parameters of an upstream or a model",
     "preview": "say what pruning a trained model will cost, before any training",
+    "measure": "time encoders of many widths, for prunings whose target is latency",
     "run": "run an ESPnet command with the plugin",
     "compact": "remove the closed units of a model that was trained with gates",
     "decode": "decode a test set in batches",

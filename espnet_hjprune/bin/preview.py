@@ -43,9 +43,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--targets", default="0.2 0.4 0.6", help="shares to remove")
     parser.add_argument(
         "--criterion",
-        choices=("macs", "size"),
+        choices=("macs", "size", "latency"),
         default="macs",
-        help="what is removed: MACs or parameters",
+        help="what is removed: MACs, parameters or seconds",
+    )
+    parser.add_argument(
+        "--latency_table", default="", help="of hjprune measure, or of the package, for latency"
     )
     parser.add_argument(
         "--units", nargs="+", choices=UNITS, default=list(DEFAULT_UNITS), help="what is closed"
@@ -102,7 +105,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from espnet_hjprune.model.preview import PreviewOptions, preview
 
     options = PreviewOptions(
-        targets, args.criterion, args.units, args.scores, args.seconds, args.rounds
+        targets=targets,
+        criterion=args.criterion,
+        latency_table=args.latency_table,
+        units=args.units,
+        scores=args.scores,
+        seconds=args.seconds,
+        rounds=args.rounds,
     )
 
     loss = TaskLoss(args.task, args.train_config, args.model_file, args.device)

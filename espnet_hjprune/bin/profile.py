@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from espnet_hjprune.bin.cli import run_command
 from espnet_hjprune.constants import SAMPLE_RATE
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.markdown import markdown_table
-from espnet_hjprune.model.upstream_options import OWN_NAME
+from espnet_hjprune.model.architecture import find_architecture
 from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.pruning.cost import ModuleCost, config_counts, module_costs
 from espnet_hjprune.target import PARTS, Part
-from espnet_hjprune.upstream import ARCHITECTURES, architecture, read_upstream
+from espnet_hjprune.upstream import ARCHITECTURES
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -30,30 +29,6 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
-
-
-def find_config(args: argparse.Namespace) -> EncoderConfig:
-    """The architecture that the options name.
-
-    Raises:
-        HJPruneError: none or two are named, or the named one does not exist.
-    """
-    if bool(args.upstream) == bool(args.model_dir):
-        raise HJPruneError("give either --upstream or --model_dir, or --table")
-    if args.model_dir:
-        from espnet_hjprune.model.espnet_config import read_architecture
-
-        return read_architecture(Path(args.model_dir) / "config.yaml")
-    if args.upstream == OWN_NAME:
-        from espnet_hjprune.model.model_dir import read_encoder
-
-        return read_encoder(args.ckpt)[0]
-    if args.ckpt:
-        return read_upstream(args.upstream, args.ckpt)[0]
-    if args.upstream not in ARCHITECTURES:
-        # An upstream of s3prl that brings its own checkpoint.
-        return read_upstream(args.upstream)[0]
-    return architecture(args.upstream)
 
 
 def count_modules(config: EncoderConfig, samples: int) -> list[ModuleCost]:
@@ -110,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.table:
         print(architecture_table(samples), end="")
         return
-    modules = count_modules(find_config(args), samples)
+    modules = count_modules(find_architecture(args.upstream, args.ckpt, args.model_dir), samples)
     macs, params = totals(modules)
     if args.json:
         rows = [{"name": m.name, "macs": m.macs, "params": m.params} for m in modules]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
@@ -57,9 +57,10 @@ _extended: set[Any] = set()
 def after_build_model(args: argparse.Namespace, model: AbsESPnetModel) -> None:
     """What is done to every model that a task has built, to load it or to train it.
 
-    The constraint joins the loss, and the options get the architecture that was found and the
-    alignment that was measured, so that the configuration which ESPnet saves builds the same model
-    again, without s3prl and checkpoint. How the checkpoint was read does not stay in it.
+    The constraint joins the loss, and the options get the architecture that was found, the
+    alignment that was measured and the table of latencies that was read, so that the configuration
+    which ESPnet saves builds the same model again, without s3prl and checkpoint. How the checkpoint
+    was read does not stay in it.
 
     Raises:
         HJPruneError: the model has two upstreams with gates.
@@ -79,9 +80,21 @@ def after_build_model(args: argparse.Namespace, model: AbsESPnetModel) -> None:
             if same and asked.architecture in (None, found.architecture):
                 source["architecture"] = upstream.config.to_dict()
                 pruning = vars(args)[f"{option}_conf"].get("pruning") or {}
-                if pruning.get("round_to") == "auto" and upstream.pruner is not None:
-                    pruning["round_to"] = upstream.pruner.options.alignment
+                if pruning and upstream.pruner is not None:
+                    pruning |= found_options(upstream.pruner, pruning)
     drop_reading_options(vars(args))
+
+
+def found_options(pruner: Pruner, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found where the options of a pruning only say how to find it."""
+    found: dict[str, Any] = {}
+    if options.get("round_to") == "auto":
+        found["round_to"] = pruner.options.alignment
+    table = pruner.measures[0].table
+    if isinstance(options.get("latency_table"), str) and table is not None:
+        # Its file may change, or stay behind.
+        found["latency_table"] = table.to_dict()
+    return found
 
 
 def after_build_optimizers(

@@ -21,6 +21,7 @@ from espnet_hjprune.model.loading import build_upstream
 from espnet_hjprune.model.model_dir import read_weights, upstream_path
 from espnet_hjprune.model.summary import summarise
 from espnet_hjprune.model.upstream import SpeechUpstream
+from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.pruning.slicing import compact_encoder
 
@@ -38,11 +39,13 @@ class CompactModel:
         config: ESPnet configuration, with the architecture inline.
         state: weights of the ESPnet model.
         summary: what ``summary.json`` holds.
+        architecture: of the compact encoder.
     """
 
     config: dict[str, Any]
     state: dict[str, torch.Tensor]
     summary: dict[str, Any]
+    architecture: EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ def compact_model(
     }
     summary = summarise(pruner, rebuilt.encoder)
     summary |= compare(upstream, rebuilt, kept, layers, waves)
-    return CompactModel(config, state, summary)
+    return CompactModel(config, state, summary, rebuilt.encoder.config)
 
 
 def _with_sliced_projections(

@@ -32,7 +32,8 @@ class PreviewOptions:
 
     Attributes:
         targets: shares of the cost to remove.
-        criterion: ``macs`` or ``size``.
+        criterion: ``macs``, ``size`` or ``latency``.
+        latency_table: of ``latency``, as :class:`.PruningConfig` has it.
         units: kinds of units that are closed.
         scores: how they are scored, of :data:`.SCORES`.
         seconds: length of the audio that is timed and whose MACs are counted.
@@ -41,6 +42,7 @@ class PreviewOptions:
 
     targets: Sequence[float] = (0.2, 0.4, 0.6)
     criterion: str = "macs"
+    latency_table: str = ""
     units: Sequence[str] = DEFAULT_UNITS
     scores: Sequence[str] = SCORES
     seconds: float = 10.0
@@ -104,6 +106,7 @@ def preview(
             PruningConfig(
                 units=list(options.units),
                 criterion=options.criterion,
+                latency_table=options.latency_table,
                 target_sparsity=target,
                 seconds=options.seconds,
                 ramp_steps=0,

@@ -35,14 +35,14 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
     constraints = []
     measured = pruner.current_measures()
     for index, measure in enumerate(measured):
-        actual = measure.cost(encoder.config, counts)
+        actual = measure.whole_cost(encoder.config, counts)
         constraints.append(
             {
                 "name": measure.name,
                 "kind": measure.kind,
                 "dense": measure.dense,
                 "target_sparsity": measure.target,
-                "target": round((1 - measure.target) * measure.dense),
+                "target": _rounded((1 - measure.target) * measure.dense, measure.kind),
                 "actual": actual,
                 "sparsity": {
                     "expected": float(expected_sparsity[index]),
@@ -80,6 +80,11 @@ def summarise(pruner: Pruner, encoder: SpeechEncoder) -> dict[str, Any]:
         "constraints": constraints,
         "layers": layer_sizes(encoder.config) | {"dense": layer_sizes(dense)},
     }
+
+
+def _rounded(cost: float, kind: str) -> float:
+    """MACs and parameters are whole numbers, seconds are not."""
+    return cost if kind == "seconds" else round(cost)
 
 
 def unpruned_summary(config: EncoderConfig) -> dict[str, Any]:

@@ -19,7 +19,7 @@ DEFAULT_UNITS = ("conv", "head", "ffn", "hidden")
 LAYER_UNITS = {"attention_layer": "head", "ffn_layer": "ffn"}
 # Ways to score units without training gates.
 SCORES = ("taylor", "magnitude")
-CRITERIA = ("macs", "size", "sepsize")
+CRITERIA = ("macs", "size", "sepsize", "latency")
 STEPS = ("ramp_steps", "hold_steps", "rise_steps")
 # Probabilities with which the gates do not change what a trained model has learned: its loss stays
 # within 5 %. Channels and hidden size are in the way of everything and need more than the others.
@@ -42,8 +42,10 @@ class PruningConfig:
             size; with ``attention_layer`` and ``ffn_layer`` also all heads of a layer together, and
             all its FFN units. None of them, with a target of 0, trains on without pruning: the
             control.
-        criterion: ``macs`` and ``size`` (parameters) of the whole encoder, or ``sepsize``, the
-            parameters of CNN and Transformer apart (paper Eq. 9).
+        criterion: ``macs``, ``size`` (parameters) or ``latency`` (measured seconds) of the whole
+            encoder, or ``sepsize``, the parameters of CNN and Transformer apart (paper Eq. 9).
+        latency_table: what tells the seconds of ``latency``: a file that ``hjprune measure`` made,
+            the name of one that comes with the package, or what stands in such a file.
         target_sparsity: share of the cost to remove; for ``sepsize`` a mapping with ``cnn`` and
             ``transformer``, or any form that :meth:`.Target.parse` reads.
         earlier_targets: rising targets before ``target_sparsity``, each held for a while, so that
@@ -74,6 +76,7 @@ class PruningConfig:
 
     units: list[str] = field(default_factory=lambda: list(DEFAULT_UNITS))
     criterion: str = "macs"
+    latency_table: str | Mapping[str, Any] = ""
     target_sparsity: TargetLike = 0.4
     earlier_targets: list[TargetLike] = field(default_factory=list)
     ramp_steps: int = 2230
@@ -100,6 +103,11 @@ class PruningConfig:
             raise HJPruneError(f"pruning.units is {self.units}, not a list such as [head, ffn]")
         self.units = [unit for unit in UNITS if unit in self._known(self.units, UNITS, "units")]
         self._known([self.criterion], CRITERIA, "criterion")
+        if (self.criterion == "latency") != bool(self.latency_table):
+            raise HJPruneError(
+                "pruning.latency_table goes with pruning.criterion latency; give both (hjprune "
+                "measure makes a table) or neither"
+            )
         self._check_targets()
         if self.scores:
             self._known([self.scores], SCORES, "scores")

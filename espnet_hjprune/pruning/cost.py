@@ -36,6 +36,8 @@ class UnitCounts:
         hidden: hidden size.
         positional_pairs: input-output pairs of the positional conv, the sum of squared group
             widths.
+        attention_layer: for every layer 1, or 0 where its attention is closed.
+        ffn_layer: for every layer 1, or 0 where its FFN is closed.
     """
 
     conv: Sequence[Count]
@@ -43,6 +45,8 @@ class UnitCounts:
     ffn: Sequence[Count]
     hidden: Count
     positional_pairs: Count
+    attention_layer: Sequence[Count]
+    ffn_layer: Sequence[Count]
 
 
 @dataclass
@@ -63,6 +67,8 @@ def config_counts(config: EncoderConfig) -> UnitCounts:
         ffn=list(config.ffn_sizes),
         hidden=config.hidden_size,
         positional_pairs=sum(width * width for width in config.positional.group_widths),
+        attention_layer=[int(heads > 0) for heads in config.heads],
+        ffn_layer=[int(size > 0) for size in config.ffn_sizes],
     )
 
 

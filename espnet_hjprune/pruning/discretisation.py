@@ -101,6 +101,8 @@ class Discretiser:
                 counts.positional_pairs = int((widths.astype(np.int64) ** 2).sum())
             elif group.unit not in LAYER_UNITS and not self._is_closed(group):
                 getattr(counts, group.unit)[group.layer] = kept
+        counts.attention_layer = [int(heads > 0) for heads in counts.head]
+        counts.ffn_layer = [int(units > 0) for units in counts.ffn]
         return counts
 
     def _expected(self, block: Block, shift: float) -> float:
@@ -126,8 +128,8 @@ class Discretiser:
         """Keep as much as fits into ``budget`` among the units of ``measure``."""
         members = [block for block in self.blocks if block.units <= set(measure.units)]
 
-        def cost() -> int:
-            return int(measure.cost(self.config, self.counts()))
+        def cost() -> float:
+            return float(measure.whole_cost(self.config, self.counts()))
 
         coarse = [block for block in members if len(block.units) > 1]
         if coarse:
@@ -147,7 +149,7 @@ class Discretiser:
                 return
 
     def _reopen(
-        self, layers: list[Block], others: list[Block], budget: float, cost: Callable[[], int]
+        self, layers: list[Block], others: list[Block], budget: float, cost: Callable[[], float]
     ) -> bool:
         """Open the most probable closed layer; tell whether the others then meet the budget."""
         closed = [block for block in layers if not self._is_full(block)]
@@ -165,7 +167,7 @@ class Discretiser:
         return self._is_closed(first) or self.kept[block.groups[0]] == block.size * block.shares[0]
 
     def _choose(
-        self, block: Block, others: list[Block], budget: float, cost: Callable[[], int]
+        self, block: Block, others: list[Block], budget: float, cost: Callable[[], float]
     ) -> None:
         """Keep as many of a block as its gates ask for where the others meet the budget."""
         found = []
@@ -176,14 +178,14 @@ class Discretiser:
                 found.append((abs(self._expected(block, shift) - count), -count))
         self._keep(block, -min(found)[1] if found else block.fewest)
 
-    def _shift(self, members: list[Block], budget: float, cost: Callable[[], int]) -> float:
+    def _shift(self, members: list[Block], budget: float, cost: Callable[[], float]) -> float:
         """Raise or lower the log-odds of some blocks together until they fit into the budget.
 
         Returns:
             The largest shift with which they do.
         """
 
-        def apply(shift: float) -> int:
+        def apply(shift: float) -> float:
             for block in members:
                 self._keep(block, self._round(block, shift))
             return cost()
@@ -203,7 +205,7 @@ class Discretiser:
         apply(low)
         return low
 
-    def _fill(self, members: list[Block], budget: float, cost: Callable[[], int]) -> None:
+    def _fill(self, members: list[Block], budget: float, cost: Callable[[], float]) -> None:
         """Add the most probable closed units back while the cost stays within ``budget``.
 
         A closed layer comes back empty, and then gets its most probable units one by one.

@@ -101,6 +101,7 @@ class GateSet(nn.Module):
             for group in map(self.groups.__getitem__, counted)
         ]
         places += [place for unit in self._lone for place in getattr(names, unit)]
+        places += [place for group in self._layers.values() for place in getattr(names, group.unit)]
         places += [names.positional_pairs] if "hidden" in options.units else []
         self._places = Resident(torch.tensor(places, dtype=torch.long))
         self._counts = Resident(torch.tensor(flat, dtype=torch.float64))
@@ -209,11 +210,10 @@ class GateSet(nn.Module):
         device = self.log_alpha.device
         keep = self._within_layers(self.keep_probability(lower).to(widest(device)))
         expected = self._segments.sums(keep)
-        if self._layers:  # Whole layers are no count of their own.
-            expected = expected[self._counted.on(device)]
-        for unit, sizes in self._lone.items():
-            inside = keep[self._layers[unit].slice] * keep.new_tensor(sizes)
-            expected = torch.cat([expected, inside])
+        if self._layers:
+            layers = {unit: keep[group.slice] for unit, group in self._layers.items()}
+            inside = [layers[unit] * keep.new_tensor(sizes) for unit, sizes in self._lone.items()]
+            expected = torch.cat([expected[self._counted.on(device)], *inside, *layers.values()])
         if "hidden" in self.options.units:
             open_ = keep[self.groups[-1].slice]
             variance = (open_ * (1 - open_)).sum()

@@ -145,7 +145,9 @@ def _with_one_less(pruner: Pruner, group: GateGroup) -> UnitCounts:
         inside = LAYER_UNITS[group.unit]
         units = list(getattr(counts, inside))
         units[0] = 0
-        return replace(counts, **{inside: units})
+        layers = list(getattr(counts, group.unit))
+        layers[0] = 0
+        return replace(counts, **{inside: units, group.unit: layers})
     units = list(getattr(counts, group.unit))
     units[group.layer] -= 1
     return replace(counts, **{group.unit: units})

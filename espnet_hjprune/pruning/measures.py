@@ -1,4 +1,4 @@
-"""What the constraint measures: parameters or MACs, of the whole encoder or of a part."""
+"""What the constraint measures: MACs, parameters or seconds, of the whole encoder or a part."""
 
 from __future__ import annotations
 
@@ -15,8 +15,17 @@ from espnet_hjprune.pruning.cost import (
     config_counts,
     encoder_cost,
 )
+from espnet_hjprune.pruning.latency import LatencyTable, read_table
 from espnet_hjprune.target import PARTS, SEPARATE, Part
 
+Kind = Literal["macs", "params", "seconds"]
+
+KINDS: dict[str, Kind] = {
+    "macs": "macs",
+    "size": "params",
+    SEPARATE: "params",
+    "latency": "seconds",
+}
 PART_UNITS = {
     "cnn": ("conv",),
     "transformer": ("head", "ffn", "attention_layer", "ffn_layer", "hidden"),
@@ -29,29 +38,42 @@ class Measure:
 
     Attributes:
         name: empty for the only measure of a criterion, else the part.
-        kind: ``macs`` or ``params``.
+        kind: ``macs``, ``params`` or ``seconds``.
         part: part of the encoder that is measured, or ``None`` for the whole.
         units: gated unit kinds that may be removed to meet the target.
         target: share to remove.
         samples: audio length for MACs.
         dense: cost of the encoder before pruning.
+        table: what tells the seconds.
     """
 
     name: str
-    kind: Literal["macs", "params"]
+    kind: Kind
     part: Part | None
     units: tuple[str, ...]
     target: float
     samples: int
-    dense: int
+    dense: float
+    table: LatencyTable | None = None
 
     def cost(self, config: EncoderConfig, counts: UnitCounts) -> Count:
-        """Cost of keeping ``counts``."""
+        """Cost of keeping ``counts``, which may be expected ones or symbols."""
+        if self.table is not None:
+            return self.table.cost(counts)
+        assert self.kind != "seconds"
         return encoder_cost(config, counts, self.kind, self.samples, self.part)
 
+    def whole_cost(self, config: EncoderConfig, counts: UnitCounts) -> Count:
+        """Cost of an encoder that has ``counts``: seconds go up in steps."""
+        return self.cost(config, counts) if self.table is None else self.table.whole_cost(counts)
+
     def sparsity(self, config: EncoderConfig, counts: UnitCounts) -> Count:
-        """Share of the dense cost that ``counts`` removes."""
+        """Share of the dense cost that ``counts`` removes; they may be as :meth:`cost` has them."""
         return 1 - self.cost(config, counts) / self.dense
+
+    def whole_sparsity(self, config: EncoderConfig, counts: UnitCounts) -> float:
+        """Share of the dense cost that an encoder with ``counts`` does without."""
+        return float(1 - self.whole_cost(config, counts) / self.dense)
 
 
 def pruned_config(config: EncoderConfig) -> EncoderConfig:
@@ -63,19 +85,24 @@ def measures(config: EncoderConfig, options: PruningConfig) -> list[Measure]:
     """Measures of a criterion.
 
     Raises:
-        HJPruneError: a target that removing every unit allowed would still miss.
+        HJPruneError: a target that removing every unit allowed would still miss, or a table of
+            latencies that cannot be read or is of another architecture.
     """
     if options.uniform:
         check_uniform(config)
-    kind: Literal["macs", "params"] = "macs" if options.criterion == "macs" else "params"
+    kind = KINDS[options.criterion]
+    table: LatencyTable | None = None
+    if kind == "seconds":
+        table = read_table(options.latency_table)
+        table.check_fits(config)
     parts: tuple[Part | None, ...] = PARTS if options.criterion == SEPARATE else (None,)
     found = []
     for part in parts:
         units = tuple(unit for unit in options.units if part is None or unit in PART_UNITS[part])
         name = part or ""
-        dense = encoder_cost(config, config_counts(config), kind, options.samples, part)
-        measure = Measure(name, kind, part, units, options.targets[name], options.samples, dense)
-        most = measure.sparsity(pruned_config(config), smallest_counts(config, options))
+        measure = Measure(name, kind, part, units, options.targets[name], options.samples, 1, table)
+        measure = replace(measure, dense=measure.whole_cost(config, config_counts(config)))
+        most = measure.whole_sparsity(pruned_config(config), smallest_counts(config, options))
         if measure.target > most:
             label = f"target_sparsity.{name}" if name else "target_sparsity"
             raise HJPruneError(
@@ -94,7 +121,9 @@ def smallest_counts(config: EncoderConfig, options: PruningConfig) -> UnitCounts
         counts.conv = [min(step, channels) for channels in counts.conv]
     for layer, inside in LAYER_UNITS.items():
         if layer in units or inside in units:
-            setattr(counts, inside, [0] * len(getattr(counts, inside)))
+            closed = [0] * len(getattr(counts, inside))
+            setattr(counts, inside, closed)
+            setattr(counts, layer, closed)
     if "hidden" in units:
         counts.hidden = min(step, config.hidden_size)
         # Spread over the groups of the positional convolution, which is where they cost least.
@@ -103,6 +132,7 @@ def smallest_counts(config: EncoderConfig, options: PruningConfig) -> UnitCounts
     if options.uniform and "head" in units:
         heads = min(head_step(config, options), config.heads[0])
         counts.head = [heads] * len(counts.head)
+        counts.attention_layer = [1] * len(counts.head)
         counts.hidden = heads * config.head_dim
         counts.positional_pairs = counts.hidden**2 // len(config.positional.group_widths)
     return counts

@@ -178,7 +178,7 @@ class Pruner(nn.Module):
         else:
             counts = self.kept_units()[1]
             sparsity = torch.tensor(
-                [float(m.sparsity(self.config, counts)) for m in self.measures], device=device
+                [m.whole_sparsity(self.config, counts) for m in self.measures], device=device
             )
             macs = torch.tensor(
                 float(encoder_cost(self.config, counts, "macs", self.options.samples)),

@@ -62,19 +62,32 @@ def _terms(value: Polynomial | float) -> Mapping[Term, float]:
 
 
 def flat_counts(counts: UnitCounts) -> list[Count]:
-    """All counts in one list: CNN layers, heads, FFN units, hidden size, positional pairs."""
-    return [*counts.conv, *counts.head, *counts.ffn, counts.hidden, counts.positional_pairs]
+    """All counts in one list: CNN layers, heads, FFN units, open layers, hidden size, its pairs."""
+    return [
+        *counts.conv,
+        *counts.head,
+        *counts.ffn,
+        *counts.attention_layer,
+        *counts.ffn_layer,
+        counts.hidden,
+        counts.positional_pairs,
+    ]
 
 
 def counts_from_flat(config: EncoderConfig, flat: Sequence[Count]) -> UnitCounts:
     """The inverse of :func:`flat_counts`, for an encoder with as many layers."""
     convs, layers = len(config.conv_layers), len(config.heads)
+    head, ffn, attention_layer, ffn_layer = (
+        list(flat[convs + place * layers : convs + (place + 1) * layers]) for place in range(4)
+    )
     return UnitCounts(
         conv=list(flat[:convs]),
-        head=list(flat[convs : convs + layers]),
-        ffn=list(flat[convs + layers : convs + 2 * layers]),
+        head=head,
+        ffn=ffn,
         hidden=flat[-2],
         positional_pairs=flat[-1],
+        attention_layer=attention_layer,
+        ffn_layer=ffn_layer,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from espnet_hjprune.errors import HJPruneError, UsageError
 from espnet_hjprune.model.espnet_config import plugin_options
 from espnet_hjprune.pruning.config import DEFAULT_UNITS, SCORES, UNITS, PruningConfig
+from espnet_hjprune.pruning.latency import read_table
 from espnet_hjprune.target import SEPARATE, Target, parse_targets
 
 # Method and the criterion that it sets; `transformer`, the paper's baseline, gates no channels, and
@@ -21,12 +22,15 @@ METHODS = {
     "size": "size",
     "sepsize": SEPARATE,
     "transformer": "size",
+    "latency": "latency",
     "dense": "macs",
     "none": "macs",
     "taylor": "macs",
     "magnitude": "macs",
 }
 UNPRUNED = ("dense", "none")
+# The recipes' options that say the method.
+METHOD_OPTIONS = ("method", "target_sparsity", "targets", "units", "latency_table")
 TRANSFORMER_UNITS = [unit for unit in DEFAULT_UNITS if unit != "conv"]
 
 
@@ -38,15 +42,22 @@ class Method:
         name: one of :data:`METHODS`.
         targets: one target, or several rising ones for a model at each of them.
         units: gated units.
+        latency_table: of the method ``latency``.
     """
 
     name: str = ""
     targets: tuple[Target, ...] = ()
     units: tuple[str, ...] = ()
+    latency_table: str = ""
 
     @classmethod
     def from_options(
-        cls, method: str = "", target_sparsity: str = "", targets: str = "", units: str = ""
+        cls,
+        method: str = "",
+        target_sparsity: str = "",
+        targets: str = "",
+        units: str = "",
+        latency_table: str = "",
     ) -> Method:
         """Read the options of the recipes, all of them texts.
 
@@ -61,6 +72,8 @@ class Method:
         for unit in units.split():
             if unit not in UNITS:
                 raise UsageError(f"--units takes {', '.join(UNITS)}, not '{unit}'")
+        if latency_table and method not in ("", "latency"):
+            raise UsageError(f"--latency_table goes with --method latency, not {method}")
         chosen: tuple[Target, ...] = ()
         try:
             if targets:
@@ -88,7 +101,7 @@ class Method:
             raise UsageError(f"--method {method} sets gates once; give --target_sparsity")
         if targets and (METHODS.get(method) == SEPARATE or chosen[0].separate):
             raise UsageError("--targets are single numbers, for --method macs, size, transformer")
-        return cls(method, chosen, tuple(units.split()))
+        return cls(method, chosen, tuple(units.split()), latency_table)
 
     def apply(self, config: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
         """The configuration of a pruning, with what the method sets.
@@ -107,6 +120,11 @@ class Method:
         pruning: dict[str, Any] = conf["pruning"]
         if self.name:
             pruning["criterion"] = METHODS[self.name]
+            if self.name != "latency":
+                pruning.pop("latency_table", None)
+        if self.latency_table:
+            # The table itself: its file may change, or stay behind.
+            pruning["latency_table"] = read_table(self.latency_table).to_dict()
         if self.name in SCORES:
             pruning["scores"] = self.name
         elif self.name:

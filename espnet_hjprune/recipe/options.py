@@ -26,7 +26,7 @@ from espnet_hjprune.model.espnet_config import (
 )
 from espnet_hjprune.model.upstream_options import OWN_NAME
 from espnet_hjprune.pruning.config import PruningConfig
-from espnet_hjprune.recipe.method import UNPRUNED, Method, method_name
+from espnet_hjprune.recipe.method import METHOD_OPTIONS, UNPRUNED, Method, method_name
 from espnet_hjprune.recipe.training_config import (
     Ramp,
     Source,
@@ -128,9 +128,7 @@ def complete_options(options: Mapping[str, str], cores: int) -> dict[str, str]:
     _choose_upstream(new)
     if "init_ctc" in new:
         _check_init_ctc(new)
-    method = Method.from_options(
-        *(new[name] for name in ("method", "target_sparsity", "targets", "units"))
-    )
+    method = Method.from_options(*(new[option] for option in METHOD_OPTIONS))
     _check_method(method, new)
     configs = _read_configs(new)
     pruning = _check_configs(new, configs, method)
@@ -404,7 +402,7 @@ def _read_configs(options: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 def _method_tag(options: Mapping[str, str], method: Method, pruning: PruningConfig) -> str:
     """Name of a pruning: units, method, configuration, distillation, target and seed."""
     name = method.name or method_name(pruning)
-    words = [*method.units, name]
+    words = [*method.units, name, *filter(None, [Path(method.latency_table).stem])]
     config = Path(options["prune_config"]).stem.removeprefix("prune_")
     if config not in ("prune", name):
         words.append(config)

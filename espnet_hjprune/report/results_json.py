@@ -9,7 +9,7 @@ from typing import Any
 from espnet_hjprune.report.results_md import DecodedModel, Metric, environment
 from espnet_hjprune.scoring.alignment import Alignments
 
-METHOD_KEYS = ("criterion", "units", "target_sparsity", "constraints", "layers")
+METHOD_KEYS = ("criterion", "units", "target_sparsity", "constraints", "layers", "latency")
 
 
 def result_record(
@@ -44,6 +44,7 @@ def result_record(
             "macs": model.macs,
             "params": model.params,
             "macs_removed": model.macs_removed,
+            "latency_seconds": model.latency,
             "real_time_factor": model.decoding.real_time_factor,
             "scores": {
                 kind: {name: asdict(counts) for name, counts in scores.items()}

@@ -32,11 +32,12 @@ CRITERION_NAMES = {
     "macs": "HJ-Pruning-MAC",
     "size": "HJ-Pruning-Size",
     "sepsize": "HJ-Pruning-SepSize",
+    "latency": "HJ-Pruning-Latency",
 }
 
 
 # What a constraint counts.
-KIND_NAMES = {"macs": "MACs", "params": "parameters"}
+KIND_NAMES = {"macs": "MACs", "params": "parameters", "seconds": "seconds"}
 Rows = list[list[str]]
 
 
@@ -71,6 +72,7 @@ class DecodedModel:
         alignments: words of every utterance by set.
         decoding: computation and audio of all sets together.
         confusions: labels by set; empty unless the task is classification.
+        latency: seconds of the speech encoder for one utterance; ``None`` where not measured.
     """
 
     name: str
@@ -83,6 +85,7 @@ class DecodedModel:
     alignments: dict[str, Alignments]
     decoding: DecodingTime
     confusions: dict[str, Confusion]
+    latency: float | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,17 @@ def read_model(
         test_set: read_alignments(decoded / test_set / "score_wer") for test_set in test_sets
     }
     return DecodedModel(
-        name, exp_dir, decode_tag, macs, params, removed, scores, alignments, decoding, confusions
+        name,
+        exp_dir,
+        decode_tag,
+        macs,
+        params,
+        removed,
+        scores,
+        alignments,
+        decoding,
+        confusions,
+        latency=(summary.get("latency") or {}).get(size),
     )
 
 
@@ -286,7 +299,8 @@ def project_table(models: Sequence[DecodedModel], metric: Metric, seconds: float
 
     ``seconds`` is the length of audio that the MACs are counted for.
     """
-    header = ["model", f"GMACs ({seconds:g} s)", "MACs removed", "parameters", "RTF"]
+    header = ["model", f"GMACs ({seconds:g} s)", "MACs removed", "parameters"]
+    header += ["latency (ms)", "RTF"]
     rows = [header + [f"{test_set} {metric.name} (%)" for test_set in models[0].scores["wer"]]]
     for model in models:
         factor = model.decoding.real_time_factor
@@ -294,6 +308,7 @@ def project_table(models: Sequence[DecodedModel], metric: Metric, seconds: float
             [
                 model.name,
                 *cost_cells(model.macs, model.macs_removed, model.params),
+                "-" if model.latency is None else f"{1000 * model.latency:.3g}",
                 "n/a" if factor is None else f"{factor:.3f}",
             ]
             + [f"{metric.value(counts):.2f}" for counts in model.scores["wer"].values()]
@@ -318,6 +333,21 @@ def target_table(names: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -
     return rows
 
 
+def latency_note(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Return the sentence that says how latencies were measured, with the speed-ups."""
+    measured = [summary["latency"] for summary in summaries if summary.get("latency")]
+    if not measured:
+        return "Latency: not measured."
+    first = measured[0]
+    machine = first["machine"]
+    ratios = ", ".join(f"{found['speed_up']:.2f}" for found in measured)
+    return (
+        f"Latency: the speech encoder with {first['batch']} x {first['seconds']:g} s, "
+        f"{machine['dtype']}, on {machine['device']} ({machine['threads']} CPU threads), median of "
+        f"passes that take turns with those of the unpruned encoder; speed-up {ratios}."
+    )
+
+
 def timing_note(models: Sequence[DecodedModel]) -> str:
     """Return the sentence that says how the real-time factors were measured."""
     if not any(model.decoding.utterances for model in models):
@@ -335,6 +365,7 @@ def render(
     models: Sequence[DecodedModel],
     table: Sequence[Sequence[str]],
     targets: Sequence[Sequence[str]],
+    timing: Sequence[str],
     comparison: str,
     images: Sequence[Image],
     output: Path,
@@ -342,7 +373,8 @@ def render(
     """Return the text of RESULTS.md; paths of figures are relative to ``output``'s directory.
 
     ``table`` and ``targets`` are those of :func:`project_table` and :func:`target_table`,
-    ``comparison`` is the section of :func:`.comparison_section`.
+    ``timing`` the notes on how times were measured, ``comparison`` is the section of
+    :func:`.comparison_section`.
     """
     parts = [f"# {title}\n", environment_section()]
     for model in models:
@@ -360,7 +392,7 @@ def render(
     parts.append("## Cost and quality\n")
     parts.append(markdown_table(table))
     parts.append("MACs and parameters are those of the speech encoder, without the task's head.\n")
-    parts.append(timing_note(models) + "\n")
+    parts += [f"{note}\n" for note in timing]
     if len(targets) > 1:
         parts.append("Shares removed; compaction makes up for what the gates lack:\n")
         parts.append(markdown_table(targets))

@@ -19,6 +19,7 @@ from espnet_hjprune.report.results_md import (
     environment,
     environment_section,
     image_links,
+    latency_note,
     method_name,
     target_table,
 )
@@ -75,7 +76,7 @@ def cost_table(models: Sequence[UnlabelledModel]) -> Rows:
     """Return the rows of the table of costs; the first is the dense model."""
     first = models[0].summary
     header = ["model", f"GMACs ({first.get('seconds', 10.0):g} s)", "MACs removed", "parameters"]
-    rows = [[*header, "hidden size"]]
+    rows = [[*header, "latency (ms)", "hidden size"]]
     dense = first["dense"]
     for name, summary, cost in (
         ("dense", first, dense),
@@ -84,7 +85,9 @@ def cost_table(models: Sequence[UnlabelledModel]) -> Rows:
         layers = summary["layers"] if cost is not dense else summary["layers"]["dense"]
         removed = 1 - cost["macs"] / dense["macs"]
         cells = cost_cells(cost["macs"], removed, cost["params"])
-        rows.append([name, *cells, str(layers["hidden"])])
+        seconds = (summary.get("latency") or {}).get("dense" if cost is dense else "actual")
+        latency = "-" if seconds is None else f"{1000 * seconds:.3g}"
+        rows.append([name, *cells, latency, str(layers["hidden"])])
     return rows
 
 
@@ -118,6 +121,7 @@ def render_unlabelled(
         "## Cost\n",
         markdown_table(cost_table(models)),
         "MACs and parameters are those of the speech encoder.\n",
+        latency_note([model.summary for model in models]) + "\n",
         "Shares removed; compaction makes up for what the gates lack:\n",
         markdown_table(
             target_table([model.name for model in models], [model.summary for model in models])

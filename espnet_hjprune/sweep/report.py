@@ -6,6 +6,7 @@ import base64
 import html
 import itertools
 import logging
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,8 @@ def sweep_table(record: SweepRecord, upstream: str) -> list[list[str]]:
     """Rows of the table of an upstream: the unpruned model, then methods by rising target."""
     sets = record.test_sets
     header = ["method", "target", "seeds", f"GMACs ({record.seconds:g} s)", "MACs removed"]
-    rows = [[*header, "parameters", *(f"{name} {record.metric} (%)" for name in sets)]]
+    header += ["parameters", "latency", "speed-up"]
+    rows = [[*header, *(f"{name} {record.metric} (%)" for name in sets)]]
     groups = [record.unpruned[upstream]]
     for method in record.methods(upstream):
         groups += record.of_method(upstream, method)
@@ -67,10 +69,20 @@ def sweep_table(record: SweepRecord, upstream: str) -> list[list[str]]:
                 f"{group.macs / 1e9:.3g}",
                 f"{100 * group.macs_removed:.1f} %",
                 f"{group.params / 1e6:.3g} M",
+                *_latency_cells(group),
                 *(_with_spread(group, name) for name in sets),
             ]
         )
     return rows
+
+
+def _latency_cells(group: SweptGroup) -> list[str]:
+    """Mean latency and speed-up of the models for which they were measured."""
+    measured = [model.latency for model in group.models if model.latency is not None]
+    if not measured:
+        return ["-", "-"]
+    speed_up = statistics.fmean(dense / seconds for seconds, dense in measured)
+    return [f"{1000 * statistics.fmean(s for s, _ in measured):.3g} ms", f"{speed_up:.2f}"]
 
 
 def _with_spread(group: SweptGroup, test_set: str) -> str:
@@ -91,6 +103,11 @@ def notes(record: SweepRecord, given: Sequence[GivenPoint] = ()) -> str:
         "MACs and parameters are those of the speech encoder, without the task's head. Where there "
         "are several seeds, figures are mean ± sample standard deviation."
     )
+    if any(m.latency for points in record.points.values() for g in points for m in g.models):
+        text += (
+            " Latency is that of the speech encoder on the machine that ran the point, speed-up "
+            "against the unpruned encoder, which took turns with it."
+        )
     groups = [*record.unpruned.values(), *itertools.chain(*record.points.values())]
     if any(len(g.values(name)) < len(g.models) for g in groups for name in record.test_sets):
         text += " Where not all models of a row were decoded on a set, it says on how many."

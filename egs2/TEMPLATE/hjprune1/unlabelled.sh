@@ -46,10 +46,12 @@ Upstream and pruning; what is empty is as configured
   --trust_checkpoint false    read a checkpoint that holds more than data, which executes it
   --upstream_tag ""           how the upstream is called in experiment names
   --method ""                 macs, size, sepsize, transformer (size, with the CNN left alone),
+                              latency (measured seconds, see --latency_table),
                               dense (nothing is removed) or magnitude (gates are set once, by such
                               scores of units)
   --target_sparsity ""        share to remove; "cnn=X transformer=Y" for sepsize
   --targets ""                rising ones, such as "0.2 0.3 0.4": one pruning gives a model for each
+  --latency_table ""          of hjprune measure, or the name of one of the package, for latency
   --ramp_epochs ""            epochs over which the target rises; empty: 5, with --mini true 4
   --hold_epochs 2             epochs at each of several targets
   --rise_epochs 1             epochs from one of them to the next
@@ -145,6 +147,7 @@ stage_4() {
         --targets "${targets[*]}" --units "${units}" --ramp_epochs "${ramp_epochs}"
         --hold_epochs "${hold_epochs}" --rise_epochs "${rise_epochs}" --uniform "${uniform}"
     )
+    options+=(${latency_table:+--latency_table "${latency_table}"})
     need "${teacher_exp}/.done" "run stage 3 first"
     train_gates "${teacher_exp}/.done" "${options[@]}"
 }

@@ -17,7 +17,7 @@ from espnet_hjprune.data.tokens import TOKEN_TYPES
 from espnet_hjprune.errors import HJPruneError
 from espnet_hjprune.espnet.batches import count_batches
 from espnet_hjprune.model.espnet_config import UNLABELLED, plugin_options
-from espnet_hjprune.recipe.method import Method
+from espnet_hjprune.recipe.method import METHOD_OPTIONS, Method
 from espnet_hjprune.recipe.training_config import (
     Ramp,
     Source,
@@ -71,7 +71,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--allow_off_target", default="false", help="true: train even if the target is out of reach"
     )
     pruning.add_argument("--uniform", default="false", help="true: all layers alike")
-    for option in ("method", "target_sparsity", "targets", "units"):
+    for option in METHOD_OPTIONS:
         pruning.add_argument(f"--{option}", default="", help="as the recipe has it")
     parser.add_argument(
         "train_args",
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = with_source(config, args.config, source)
     if args.ramp_epochs is not None:
         ramp = Ramp(args.ramp_epochs, args.hold_epochs, args.rise_epochs)
-        method = Method.from_options(args.method, args.target_sparsity, args.targets, args.units)
+        method = Method.from_options(*(getattr(args, option) for option in METHOD_OPTIONS))
         config = method.apply(config, args.config)
         for flag in ("allow_off_target", "uniform"):
             if getattr(args, flag) == "true":

@@ -18,6 +18,7 @@ from espnet_hjprune.report.results_json import result_record
 from espnet_hjprune.report.results_md import (
     METRICS,
     Image,
+    latency_note,
     method_name,
     plain_table,
     project_table,
@@ -25,6 +26,7 @@ from espnet_hjprune.report.results_md import (
     read_summary,
     render,
     target_table,
+    timing_note,
 )
 
 
@@ -157,7 +159,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds = float(dense.get("seconds", 10.0))
     table = project_table(models, metric, seconds)
     targets = target_table([model.name for model in models[1:]], summaries)
-    text = render(args.title, models, table, targets, comparison, images, args.output)
+    timing = [latency_note(summaries), timing_note(models)]
+    text = render(args.title, models, table, targets, timing, comparison, images, args.output)
     write_text(args.output, text)
     for path in args.json:
         record = result_record(args.title, models, summaries, metric, seconds)

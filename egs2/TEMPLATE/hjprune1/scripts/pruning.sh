@@ -26,10 +26,11 @@ gated_model() {
 # train_gates STAMP OPTION...: train a gated model from what the stamp is of. The options are those of
 # recipe.configure.
 train_gates() {
-    local index models=() stamp=$1
+    local index models=() settings=("${prune_config}" "$1" "${data_stamps[@]}")
     shift
+    [ ! -f "${latency_table}" ] || settings+=("${latency_table}")
     if unfinished_training "${prune_exp}" "${prune_max_epoch}" "$*" "${prune_args[*]}" \
-        "$(settings_checksum "${prune_config}" "${stamp}" "${data_stamps[@]}")"; then
+        "$(settings_checksum "${settings[@]}")"; then
         "${configure[@]}" --config "${prune_config}" --output_dir "${prune_exp}" \
             --max_epoch "${prune_max_epoch}" --allow_off_target "${allow_off_target}" \
             "$@" -- "${prune_args[@]}"
@@ -60,6 +61,7 @@ compact_models() {
                 --task "${task}" --train_config "${prune_exp}/config.yaml" \
                 --model_file "$(gated_model "${index}")" --output_dir "${compact_dirs[index]}" \
                 --allow_off_target "${allow_off_target}" --finetune_config "${compact_config}" \
+                --ngpu "${ngpu}" \
                 "${wavs[@]}"
             finish "${compact_dirs[index]}"
         fi

@@ -1,0 +1,1 @@
+"""Tables of latencies that come with the package; `hjprune measure` makes others."""
