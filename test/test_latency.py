@@ -220,6 +220,9 @@ def options_with(table) -> PruningConfig:
         ({"step": 0}, "step 0"),
         ({"coefficients": {}}, "lacks coefficients"),
         ({"coefficients": {"cnn": [-1.0]}}, "negative"),
+        ({"coefficients": []}, "lacks coefficients"),
+        ({"coefficients": dict.fromkeys(MODULES, 1.0)}, "lacks coefficients"),
+        ({"coefficients": {name: [1.0] for name in MODULES}}, "has 1 coefficients of cnn, not 14"),
         ({"more": 1}, "no option more"),
     ],
 )
@@ -242,6 +245,22 @@ def test_tables_that_are_not_there_or_of_another_architecture_are_refused(tmp_pa
         PruningConfig(criterion="latency")
     with pytest.raises(HJPruneError, match=r"goes with pruning\.criterion latency"):
         PruningConfig(latency_table="wav2vec2_base_cpu2")
+
+
+def test_targets_that_open_layers_make_impossible_are_refused():
+    """Without gates of their own layers are expected to be open, and take their time."""
+    config = small_config()
+    table = latency_table(config).to_dict()
+    inside = PruningConfig(
+        units=["head", "ffn"], criterion="latency", latency_table=table, target_sparsity=0.1
+    )
+    pruner = Pruner(config, inside)
+    with torch.no_grad():
+        pruner.gates.log_alpha.fill_(-20.0)
+    most = float(pruner.expected_sparsity().detach())
+    Pruner(config, replace(inside, target_sparsity=most - 1e-3))
+    with pytest.raises(HJPruneError, match="cannot be met"):
+        Pruner(config, replace(inside, target_sparsity=most + 1e-3))
 
 
 def test_the_lone_gates_of_whole_layers_take_their_whole_time():

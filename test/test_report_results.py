@@ -88,7 +88,10 @@ def test_report(experiments, capsys):
     assert row.startswith("|unpruned|74.1|0.0 %|94.37 M|912|0.300|")
     assert f"|{clean.error_rate:.2f}|" in row
     assert "|HJ-Pruning-MAC 40%|44.4|40.0 %|59.09 M|510|0.200|" in text
-    assert "float32, on a CPU (2 CPU threads)" in text and "speed-up 1.79." in text
+    assert (
+        "1 x 10 s, float32, on a CPU with 2 CPU threads, median" in text
+        and "speed-up 1.79." in text
+    )
     assert "utterances timed: 12 (unpruned)" in text
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].split("  ")[0] == "model"

@@ -80,7 +80,9 @@ models = [
      "values": {"clean": 9.0 + 2 * share + seed / 10, "other": 22.0},
      "alignments": {"clean": heard(f"{target} {seed}", 0.1 + share), "other": heard("other", 0.1)},
      "target_sparsity": share if len(shares) == 1 else dict(zip(names, shares)),
-     "latency": {"actual": 0.1 * (1 - share), "dense": 0.1} if seed else None,
+     "latency": {"actual": 0.1 * (1 - share), "dense": 0.1, "speed_up": 1 / (1 - share),
+                 "seconds": 10.0, "batch": 1,
+                 "machine": {"device": "a CPU", "threads": 2, "dtype": "float32"}},
      "layers": layers | {"dense": dense}},
 ]
 metric = {"name": "WER", "higher_is_better": False}
@@ -368,6 +370,7 @@ def test_the_report_holds_what_is_finished(recipe):
     assert [*seeds, "10.00 ± 0.10", "22.00 ± 0.00"] in rows
     assert ["size", "0.4", "1", "0.6", "40.0 %", "0.8 M", "60 ms", "1.67", "9.90", "22.00"] in rows
     assert not any(row[1] == "0.6" for row in rows)
+    assert "took turns with it (1 x 10 s, float32, on a CPU with 2 CPU threads)." in text
     page = (directory / "index.html").read_text()
     images = sorted(path.name for path in (directory / "images").iterdir())
     assert images == [

@@ -29,7 +29,7 @@ from espnet_hjprune.nn.config import EncoderConfig
 from espnet_hjprune.nn.encoder import SpeechEncoder
 from espnet_hjprune.progress import progress_bar
 from espnet_hjprune.pruning.cost import config_counts, macs_and_params
-from espnet_hjprune.pruning.latency import read_table
+from espnet_hjprune.pruning.latency import LatencyTable, read_table
 from espnet_hjprune.upstream.architectures import architecture
 
 Row = dict[str, Any]
@@ -193,10 +193,22 @@ def compare_inference(options: Comparison) -> list[Row]:
                 if dense is not None and model.is_compact:
                     row["against_dense"] = median_ratio(row["latencies"], dense)
                 is_ours = isinstance(model.module, SpeechEncoder) and not model.variant
-                if table and is_ours and (table.seconds, table.batch) == (seconds, batch):
+                if table and is_ours and tells(table, options, seconds, batch):
                     row["predicted"] = table.whole_cost(config_counts(model.config))
             rows += measured
     return rows
+
+
+def tells(table: LatencyTable, options: Comparison, seconds: float, batch: int) -> bool:
+    """Whether a table was made with what is measured; on another machine it is off all the same."""
+    is_plain = options.dtype == "float32" or options.half_weights
+    return is_plain and (
+        table.device,
+        table.dtype,
+        table.threads,
+        table.seconds,
+        table.batch,
+    ) == (options.device, options.dtype, torch.get_num_threads(), seconds, batch)
 
 
 def measure(

@@ -18,6 +18,7 @@ from espnet_hjprune.errors import HJPruneError
 
 if TYPE_CHECKING:
     from espnet_hjprune.nn.config import EncoderConfig
+    from espnet_hjprune.pruning.latency import LatencyTable
     from espnet_hjprune.pruning.pruner import Pruner
 
 COMPARED_SECONDS = 10
@@ -52,6 +53,11 @@ def get_parser() -> argparse.ArgumentParser:
         help="passes of the dense and the compact encoder that are timed; 0 for none",
     )
     parser.add_argument(
+        "--latency_table",
+        default="",
+        help="time as this table of hjprune measure was made; without it as that of the pruning",
+    )
+    parser.add_argument(
         "--ngpu",
         type=int,
         default=0,
@@ -60,8 +66,12 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measured_latency(pruner: Pruner, compact: EncoderConfig, rounds: int, ngpu: int) -> Any:
+def measured_latency(
+    pruner: Pruner, compact: EncoderConfig, rounds: int, ngpu: int, given: LatencyTable | None
+) -> Any:
     """Seconds of the dense and the compact encoder, measured side by side, and what was predicted.
+
+    They are measured as those of the table are, if there is one: the pruning's, or another.
 
     Returns:
         What :func:`.side_by_side` does, and ``predicted`` seconds where a table told them; ``None``
@@ -72,7 +82,7 @@ def measured_latency(pruner: Pruner, compact: EncoderConfig, rounds: int, ngpu: 
     from espnet_hjprune.benchmark.side_by_side import side_by_side
     from espnet_hjprune.pruning.cost import config_counts
 
-    table = pruner.measures[0].table
+    table = pruner.measures[0].table or given
     setting: dict[str, Any] = {
         "device": "cuda" if ngpu else "cpu",
         "seconds": pruner.options.seconds,
@@ -85,7 +95,12 @@ def measured_latency(pruner: Pruner, compact: EncoderConfig, rounds: int, ngpu: 
     if setting["device"] == "cuda" and not torch.cuda.is_available():
         logging.warning("Latency is not measured: it is that of a GPU, and there is none here")
         return None
-    found = side_by_side(pruner.config, compact, rounds, **setting)
+    try:
+        found = side_by_side(pruner.config, compact, rounds, **setting)
+    except RuntimeError as error:
+        # Such as no memory; the model is worth more than its time.
+        logging.warning("Latency is not measured: %s", str(error).splitlines()[0])
+        return None
     logging.info(
         "Latency: %.1f ms instead of %.1f ms, %.2f times as fast (%s, %s threads)",
         1000 * found["actual"],
@@ -142,6 +157,8 @@ def check_task(task: str) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Compact the model."""
     args = get_parser().parse_args(argv)
+    if args.timed_rounds < 0:
+        raise HJPruneError("--timed_rounds is a number from 0")
     config = read_config(args.train_config)
     finetune = read_config(args.finetune_config) if args.finetune_config else None
     waves = comparison_audio(args.wav)
@@ -152,12 +169,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from espnet_hjprune.model.espnet_config import finetune_config, unpruned_model
     from espnet_hjprune.model.espnet_model import compact_model, load_gated_model
+    from espnet_hjprune.pruning.latency import read_table
 
+    table = read_table(args.latency_table) if args.latency_table else None
     model = load_gated_model(config, args.model_file)
+    if table is not None:
+        table.check_fits(model.upstream.config)
     result = compact_model(model, waves, args.task, args.allow_off_target == "true")
     assert model.upstream.pruner is not None
     latency = measured_latency(
-        model.upstream.pruner, result.architecture, args.timed_rounds, args.ngpu
+        model.upstream.pruner, result.architecture, args.timed_rounds, args.ngpu, table
     )
     if latency is not None:
         result.summary["latency"] = latency

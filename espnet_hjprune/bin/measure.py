@@ -57,7 +57,7 @@ def _check(args: argparse.Namespace) -> None:
         if getattr(args, name) < fewest:
             raise UsageError(f"--{name} is {getattr(args, name)}; it is a number from {fewest}")
     if args.step < 0 or (args.threads is not None and args.threads < 1):
-        raise UsageError("--step and --threads cannot be negative")
+        raise UsageError("--step is a number from 0, --threads from 1")
     if args.seconds < 0.1:
         raise UsageError(f"--seconds is {args.seconds:g}; give at least 0.1")
 

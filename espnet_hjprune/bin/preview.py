@@ -58,7 +58,9 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--num_scored", type=int, default=16, help="utterances that score units")
     parser.add_argument("--num_compared", type=int, default=32, help="others that give the loss")
-    parser.add_argument("--seconds", type=float, default=10.0, help="audio that is timed")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="audio that is timed; a table's goes first"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of timing; 0 for none")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where it runs")
     parser.add_argument("--json", type=Path, help="file for the same figures")
@@ -95,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(args, option) < 1:
             raise UsageError(f"--{option} is a whole number from 1")
     targets = [target.shares[0] for target in parse_targets(args.targets, "--targets")]
+    if (args.criterion == "latency") != bool(args.latency_table):
+        raise UsageError("--criterion latency goes with --latency_table; give both or neither")
     for path in (args.train_config, args.model_file, args.data_dir / "wav.scp"):
         if not path.is_file():
             raise HJPruneError(f"{path} does not exist")
@@ -103,14 +107,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     # After the checks: ESPnet takes seconds.
     from espnet_hjprune.espnet.task_loss import TaskLoss
     from espnet_hjprune.model.preview import PreviewOptions, preview
+    from espnet_hjprune.pruning.latency import read_table
 
+    seconds, batch = args.seconds, 1
+    if args.latency_table:
+        # What is measured must be what was aimed at.
+        table = read_table(args.latency_table)
+        seconds, batch = table.seconds, table.batch
+        if table.device != args.device:
+            raise UsageError(f"--latency_table is of --device {table.device}; give that")
     options = PreviewOptions(
         targets=targets,
         criterion=args.criterion,
         latency_table=args.latency_table,
         units=args.units,
         scores=args.scores,
-        seconds=args.seconds,
+        seconds=seconds,
+        batch=batch,
         rounds=args.rounds,
     )
 
@@ -120,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         loss.batches(args.data_dir, scored), total=len(scored), desc="scores", unit="utt"
     )
     models = list(preview(loss.upstream, loss, scoring, held_out, options))
-    print(plain_table(_table(models, args.seconds, args.device)), end="")
+    print(plain_table(_table(models, seconds, args.device)), end="")
     if args.json:
         text = json.dumps([asdict(model) for model in models], indent=2)
         write_text(args.json, text + "\n")

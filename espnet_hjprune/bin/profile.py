@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.table:
         print(architecture_table(samples), end="")
         return
+    if bool(args.upstream) == bool(args.model_dir):
+        raise HJPruneError("give either --upstream or --model_dir, or --table")
     modules = count_modules(find_architecture(args.upstream, args.ckpt, args.model_dir), samples)
     macs, params = totals(modules)
     if args.json:

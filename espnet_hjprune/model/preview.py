@@ -37,6 +37,7 @@ class PreviewOptions:
         units: kinds of units that are closed.
         scores: how they are scored, of :data:`.SCORES`.
         seconds: length of the audio that is timed and whose MACs are counted.
+        batch: utterances that are timed at once.
         rounds: of timing, in which dense and compact encoder take turns; 0 for none.
     """
 
@@ -46,6 +47,7 @@ class PreviewOptions:
     units: Sequence[str] = DEFAULT_UNITS
     scores: Sequence[str] = SCORES
     seconds: float = 10.0
+    batch: int = 1
     rounds: int = 5
 
     @property
@@ -172,8 +174,8 @@ def _timed(
     if options.rounds == 0:
         return None, None
     device = dense.mask_embedding.device
-    wave = 0.1 * torch.randn(1, options.samples, device=device)
-    lengths = torch.tensor([options.samples], device=device)
+    wave = 0.1 * torch.randn(options.batch, options.samples, device=device)
+    lengths = torch.full((options.batch,), options.samples, device=device)
     models = {"dense": copy.deepcopy(dense).eval(), "compact": encoder.to(device).eval()}
     runs = {name: (lambda model=model: model(wave, lengths)) for name, model in models.items()}
     with torch.inference_mode():

@@ -100,8 +100,10 @@ class LatencyTable:
         except (TypeError, HJPruneError) as error:
             raise HJPruneError(f"{source} is no table of latencies: {error}") from None
         fitted = table.coefficients
-        numbers = [number for module in MODULES for number in fitted.get(module, [-1.0])]
-        if not all(isinstance(n, (int, float)) and 0 <= n < math.inf for n in numbers):
+        if not isinstance(fitted, Mapping) or not all(
+            isinstance(fitted.get(module), list) and all(map(_is_coefficient, fitted[module]))
+            for module in MODULES
+        ):
             raise HJPruneError(
                 f"{source} lacks coefficients of some modules, or has negative ones; make it with "
                 "hjprune measure"
@@ -120,8 +122,16 @@ class LatencyTable:
         Raises:
             HJPruneError: it was not.
         """
+        from espnet_hjprune.pruning.cost import config_counts
+
         wanted = signature(config)
         other = [name for name in wanted if wanted[name] != self.architecture.get(name)]
+        for module, rows in features(config_counts(config)).items():
+            if not other and len(self.coefficients[module]) != len(rows[0]):
+                raise HJPruneError(
+                    f"pruning.latency_table has {len(self.coefficients[module])} coefficients of "
+                    f"{module}, not {len(rows[0])}; make it anew with hjprune measure"
+                )
         if other:
             raise HJPruneError(
                 f"pruning.latency_table is of another architecture ({', '.join(other)} "
@@ -133,11 +143,10 @@ class LatencyTable:
         """Seconds of every module of :data:`MODULES`, of some layer by layer."""
         return {
             module: [
-                sum(factor * value for factor, value in zip(factors, values, strict=True))
-                for values in features(counts)[module]
-                for factors in [self.coefficients[module]]
+                sum(f * value for f, value in zip(self.coefficients[module], values, strict=True))
+                for values in rows
             ]
-            for module in MODULES
+            for module, rows in features(counts).items()
         }
 
     def cost(self, counts: UnitCounts) -> Count:
@@ -165,6 +174,10 @@ class LatencyTable:
                 )
             )
         )
+
+
+def _is_coefficient(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < math.inf
 
 
 def signature(config: EncoderConfig) -> dict[str, Any]:

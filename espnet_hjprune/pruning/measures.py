@@ -123,7 +123,9 @@ def smallest_counts(config: EncoderConfig, options: PruningConfig) -> UnitCounts
         if layer in units or inside in units:
             closed = [0] * len(getattr(counts, inside))
             setattr(counts, inside, closed)
-            setattr(counts, layer, closed)
+            if layer in units:
+                # Without a gate of its own a layer is expected to be open, whatever is inside.
+                setattr(counts, layer, closed)
     if "hidden" in units:
         counts.hidden = min(step, config.hidden_size)
         # Spread over the groups of the positional convolution, which is where they cost least.
@@ -132,7 +134,6 @@ def smallest_counts(config: EncoderConfig, options: PruningConfig) -> UnitCounts
     if options.uniform and "head" in units:
         heads = min(head_step(config, options), config.heads[0])
         counts.head = [heads] * len(counts.head)
-        counts.attention_layer = [1] * len(counts.head)
         counts.hidden = heads * config.head_dim
         counts.positional_pairs = counts.hidden**2 // len(config.positional.group_widths)
     return counts

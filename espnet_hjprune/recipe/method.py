@@ -42,7 +42,7 @@ class Method:
         name: one of :data:`METHODS`.
         targets: one target, or several rising ones for a model at each of them.
         units: gated units.
-        latency_table: of the method ``latency``.
+        latency_table: of the method ``latency``; others are only timed as it was made.
     """
 
     name: str = ""
@@ -72,8 +72,6 @@ class Method:
         for unit in units.split():
             if unit not in UNITS:
                 raise UsageError(f"--units takes {', '.join(UNITS)}, not '{unit}'")
-        if latency_table and method not in ("", "latency"):
-            raise UsageError(f"--latency_table goes with --method latency, not {method}")
         chosen: tuple[Target, ...] = ()
         try:
             if targets:
@@ -100,7 +98,7 @@ class Method:
         if targets and method in SCORES:
             raise UsageError(f"--method {method} sets gates once; give --target_sparsity")
         if targets and (METHODS.get(method) == SEPARATE or chosen[0].separate):
-            raise UsageError("--targets are single numbers, for --method macs, size, transformer")
+            raise UsageError("--targets are single numbers, not for --method sepsize")
         return cls(method, chosen, tuple(units.split()), latency_table)
 
     def apply(self, config: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
@@ -122,13 +120,15 @@ class Method:
             pruning["criterion"] = METHODS[self.name]
             if self.name != "latency":
                 pruning.pop("latency_table", None)
-        if self.latency_table:
+        if self.latency_table and pruning.get("criterion") == "latency":
             # The table itself: its file may change, or stay behind.
             pruning["latency_table"] = read_table(self.latency_table).to_dict()
         if self.name in SCORES:
             pruning["scores"] = self.name
         elif self.name:
             pruning.pop("scores", None)
+        if pruning.get("criterion") == "latency" and not pruning.get("latency_table"):
+            raise UsageError("--method latency needs --latency_table; hjprune measure makes one")
         if self.units:
             pruning["units"] = list(self.units)
         if self.name == "transformer":

@@ -402,7 +402,9 @@ def _read_configs(options: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 def _method_tag(options: Mapping[str, str], method: Method, pruning: PruningConfig) -> str:
     """Name of a pruning: units, method, configuration, distillation, target and seed."""
     name = method.name or method_name(pruning)
-    words = [*method.units, name, *filter(None, [Path(method.latency_table).stem])]
+    words = [*method.units, name]
+    if name == "latency" and method.latency_table:
+        words.append(Path(method.latency_table).stem)
     config = Path(options["prune_config"]).stem.removeprefix("prune_")
     if config not in ("prune", name):
         words.append(config)

@@ -72,7 +72,7 @@ class DecodedModel:
         alignments: words of every utterance by set.
         decoding: computation and audio of all sets together.
         confusions: labels by set; empty unless the task is classification.
-        latency: seconds of the speech encoder for one utterance; ``None`` where not measured.
+        latency: seconds of the speech encoder; ``None`` where they were not measured.
     """
 
     name: str
@@ -338,13 +338,20 @@ def latency_note(summaries: Sequence[Mapping[str, Any]]) -> str:
     measured = [summary["latency"] for summary in summaries if summary.get("latency")]
     if not measured:
         return "Latency: not measured."
-    first = measured[0]
-    machine = first["machine"]
+    settings = "; ".join(dict.fromkeys(map(latency_setting, measured)))
     ratios = ", ".join(f"{found['speed_up']:.2f}" for found in measured)
     return (
-        f"Latency: the speech encoder with {first['batch']} x {first['seconds']:g} s, "
-        f"{machine['dtype']}, on {machine['device']} ({machine['threads']} CPU threads), median of "
-        f"passes that take turns with those of the unpruned encoder; speed-up {ratios}."
+        f"Latency: the speech encoder with {settings}, median of passes that take turns with those "
+        f"of the unpruned encoder; speed-up {ratios}."
+    )
+
+
+def latency_setting(latency: Mapping[str, Any]) -> str:
+    """What a latency was measured with: audio, type, device and threads."""
+    machine = latency["machine"]
+    return (
+        f"{latency['batch']} x {latency['seconds']:g} s, {machine['dtype']}, on "
+        f"{machine['device']} with {machine['threads']} CPU threads"
     )
 
 

@@ -30,8 +30,7 @@ class SweptModel:
         values: the metric in percent by test set.
         alignments: words of every utterance by test set; empty in results from before them.
         layers: units by kind and layer; empty if unpruned.
-        latency: seconds of the speech encoder, and those of the unpruned one that took turns with
-            it; ``None`` if they were not measured, or unpruned.
+        latency: what :func:`.side_by_side` measured; ``None`` if it was not, or unpruned.
     """
 
     upstream: str
@@ -43,7 +42,7 @@ class SweptModel:
     values: Mapping[str, float]
     alignments: Mapping[str, Alignments]
     layers: Mapping[str, Any]
-    latency: tuple[float, float] | None = None
+    latency: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,6 @@ def _model(
     target: Target | None,
 ) -> SweptModel:
     """A model of ``results.json``."""
-    latency = entry.get("latency")
     return SweptModel(
         upstream=upstream,
         method=method,
@@ -237,7 +235,7 @@ def _model(
         values=entry["values"],
         alignments=recorded_alignments(record, entry),
         layers=entry.get("layers", {}),
-        latency=(latency["actual"], latency["dense"]) if latency else None,
+        latency=entry.get("latency"),
     )
 
 

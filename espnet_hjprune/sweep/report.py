@@ -13,6 +13,7 @@ from pathlib import Path
 
 from espnet_hjprune.atomic import write_text
 from espnet_hjprune.markdown import markdown_table
+from espnet_hjprune.report.results_md import latency_setting
 from espnet_hjprune.sweep.comparisons import comparison_note, comparison_table
 from espnet_hjprune.sweep.config import GivenPoint
 from espnet_hjprune.sweep.record import SweepRecord, SweptGroup, has_separate_targets
@@ -81,8 +82,10 @@ def _latency_cells(group: SweptGroup) -> list[str]:
     measured = [model.latency for model in group.models if model.latency is not None]
     if not measured:
         return ["-", "-"]
-    speed_up = statistics.fmean(dense / seconds for seconds, dense in measured)
-    return [f"{1000 * statistics.fmean(s for s, _ in measured):.3g} ms", f"{speed_up:.2f}"]
+    seconds, speed_up = (
+        statistics.fmean(found[key] for found in measured) for key in ("actual", "speed_up")
+    )
+    return [f"{1000 * seconds:.3g} ms", f"{speed_up:.2f}"]
 
 
 def _with_spread(group: SweptGroup, test_set: str) -> str:
@@ -98,17 +101,25 @@ def _with_spread(group: SweptGroup, test_set: str) -> str:
 
 def notes(record: SweepRecord, given: Sequence[GivenPoint] = ()) -> str:
     """What the figures mean, and what of them was not measured here."""
+    groups = [*record.unpruned.values(), *itertools.chain(*record.points.values())]
     text = (
         f"{record.metric} is better where {'higher' if record.higher_is_better else 'lower'}. "
         "MACs and parameters are those of the speech encoder, without the task's head. Where there "
         "are several seeds, figures are mean ± sample standard deviation."
     )
-    if any(m.latency for points in record.points.values() for g in points for m in g.models):
+    settings = {
+        latency_setting(model.latency)
+        for group in groups
+        for model in group.models
+        if model.latency is not None
+    }
+    if settings:
         text += (
-            " Latency is that of the speech encoder on the machine that ran the point, speed-up "
-            "against the unpruned encoder, which took turns with it."
+            " Latency is that of the speech encoder, speed-up against the unpruned encoder, which "
+            f"took turns with it ({'; '.join(sorted(settings))})."
         )
-    groups = [*record.unpruned.values(), *itertools.chain(*record.points.values())]
+    if len(settings) > 1:
+        text += " Latencies that were not measured alike must not be compared."
     if any(len(g.values(name)) < len(g.models) for g in groups for name in record.test_sets):
         text += " Where not all models of a row were decoded on a set, it says on how many."
     if any(len(group.models) > 1 for group in record.unpruned.values()):

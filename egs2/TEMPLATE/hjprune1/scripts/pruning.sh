@@ -61,7 +61,7 @@ compact_models() {
                 --task "${task}" --train_config "${prune_exp}/config.yaml" \
                 --model_file "$(gated_model "${index}")" --output_dir "${compact_dirs[index]}" \
                 --allow_off_target "${allow_off_target}" --finetune_config "${compact_config}" \
-                --ngpu "${ngpu}" \
+                --ngpu "${ngpu}" --latency_table "${latency_table}" \
                 "${wavs[@]}"
             finish "${compact_dirs[index]}"
         fi
