@@ -359,7 +359,9 @@ def test_wrong_configurations_are_refused(config: Any, message: str, shape_dir: 
 
 def test_wrong_options_are_refused(shape_dir: Path) -> None:
     ramp = ("--upstream", "wav2vec2_base_960", "--ramp_epochs", "1")
-    with pytest.raises(UsageError, match="--method is macs, size, sepsize, transformer, dense"):
+    with pytest.raises(
+        UsageError, match="--method is macs, size, sepsize, transformer, latency, dense"
+    ):
         run(shape_dir, pruning_config(), *ramp, "--method", "mac")
     with pytest.raises(HJPruneError, match=r"given\.yaml has no options pruning"):
         run(shape_dir, TRAINING, *ramp)

@@ -272,11 +272,11 @@ FINE_TUNED = {"upstream": "hf_wav2vec2_custom", "upstream_ckpt": "some/directory
         ({"targets": "0.4 0.40"}, "--targets is '0.4 0.40', which does not rise"),
         (
             {"targets": "cnn=0.2 transformer=0.3"},
-            "--targets are single numbers, for --method macs, size, transformer",
+            "--targets are single numbers, not for --method sepsize",
         ),
         (
             {"method": "sepsize", "targets": "0.2 0.3"},
-            "--targets are single numbers, for --method macs, size, transformer",
+            "--targets are single numbers, not for --method sepsize",
         ),
         ({"method": "sepsize"}, "--method sepsize needs --target_sparsity with a share for each"),
         (

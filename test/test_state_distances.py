@@ -95,7 +95,7 @@ def test_one_pruning_with_several_targets_is_reported(tmp_path, capsys):
     assert rows[0][1:] == ["20", "%", "test_clean", "8.00", "2.00", "4.00", "1.00"]
     assert rows[1][1:] == ["40", "%", "test_clean", "20.00", "5.00", "10.00", "2.50"]
     text = (tmp_path / "RESULTS.md").read_text()
-    assert "|dense|74.1|0.0 %|94.37 M|768|" in text and "test_clean 7 (1.5 min)" in text
+    assert "|dense|74.1|0.0 %|94.37 M|912|768|" in text and "test_clean 7 (1.5 min)" in text
     assert text.count("images/distances.png") == 2
     assert "(50.3 frames a feature)" in text and "learned by projections" in text
     models = json.loads((tmp_path / "results.json").read_text())["models"]

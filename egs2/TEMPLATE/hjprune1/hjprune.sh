@@ -63,8 +63,8 @@ Upstream and pruning; what is empty is as configured
                               none (stages 4 to 6 do nothing, stage 7 scores the model of stage 3)
   --target_sparsity ""        share to remove; "cnn=X transformer=Y" for sepsize
   --targets ""                rising ones, such as "0.2 0.3 0.4": one pruning gives a model for each
-  --latency_table ""          of hjprune measure, or the name of one of the package: the target of
-                              --method latency; and how stage 5 times the model of any method
+  --latency_table ""          of hjprune measure, or the name of one of the package: what the method
+                              latency needs, and how stage 5 times the models of any method
   --ramp_epochs ""            epochs over which the target rises; empty: 5, with --mini true 4
   --hold_epochs 2             epochs at each of several targets
   --rise_epochs 1             epochs from one of them to the next
