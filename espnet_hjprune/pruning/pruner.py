@@ -24,6 +24,7 @@ from espnet_hjprune.pruning.quadratic import (
     flat_counts,
     symbols,
 )
+from espnet_hjprune.pruning.resident import Resident
 
 
 class Pruner(nn.Module):
@@ -56,10 +57,12 @@ class Pruner(nn.Module):
         self.gates = GateSet(self.config, options)
         units = symbols(self.config)
         self._costs = QuadraticForms(
-            [m.sparsity(self.config, units) for m in self.measures]
+            [m.cost(self.config, units) for m in self.measures]
             + [encoder_cost(self.config, units, "macs", options.samples)],
             len(flat_counts(units)),
         )
+        dense = [float(m.dense) for m in self.measures]
+        self._dense = Resident(torch.tensor(dense, dtype=torch.float64))
         self.constraint = Constraint(options)
         self.noise = SharedNoise()
         # Set by `attach`.
@@ -159,8 +162,10 @@ class Pruner(nn.Module):
     def _expected(self, lower: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Expected sparsity of every measure, and MACs, outside autocast."""
         with torch.autocast(self.gates.log_alpha.device.type, enabled=False):
-            costs = self._costs(self.gates.expected_counts(lower)).float()
-            return costs[:-1], costs[-1]
+            costs = self._costs(self.gates.expected_counts(lower))
+            # Whole numbers up to here, so that nothing is removed exactly where nothing is closed.
+            sparsity = 1 - costs[:-1] / self._dense.on(costs.device)
+            return sparsity.float(), costs[-1].float()
 
     def regularise(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The constraint's loss and what to log of it.

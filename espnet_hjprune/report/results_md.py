@@ -294,6 +294,11 @@ def cost_cells(macs: float, removed: float | None, params: float) -> list[str]:
     ]
 
 
+def latency_cell(seconds: float | None) -> str:
+    """The cell for a latency in milliseconds."""
+    return "-" if seconds is None else f"{1000 * seconds:.3g}"
+
+
 def project_table(models: Sequence[DecodedModel], metric: Metric, seconds: float) -> Rows:
     """Return the rows of the table that sets cost against quality, one a model.
 
@@ -308,7 +313,7 @@ def project_table(models: Sequence[DecodedModel], metric: Metric, seconds: float
             [
                 model.name,
                 *cost_cells(model.macs, model.macs_removed, model.params),
-                "-" if model.latency is None else f"{1000 * model.latency:.3g}",
+                latency_cell(model.latency),
                 "n/a" if factor is None else f"{factor:.3f}",
             ]
             + [f"{metric.value(counts):.2f}" for counts in model.scores["wer"].values()]

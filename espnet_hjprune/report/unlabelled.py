@@ -19,6 +19,7 @@ from espnet_hjprune.report.results_md import (
     environment,
     environment_section,
     image_links,
+    latency_cell,
     latency_note,
     method_name,
     target_table,
@@ -86,8 +87,7 @@ def cost_table(models: Sequence[UnlabelledModel]) -> Rows:
         removed = 1 - cost["macs"] / dense["macs"]
         cells = cost_cells(cost["macs"], removed, cost["params"])
         seconds = (summary.get("latency") or {}).get("dense" if cost is dense else "actual")
-        latency = "-" if seconds is None else f"{1000 * seconds:.3g}"
-        rows.append([name, *cells, latency, str(layers["hidden"])])
+        rows.append([name, *cells, latency_cell(seconds), str(layers["hidden"])])
     return rows
 
 
